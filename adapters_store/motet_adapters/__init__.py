@@ -1,0 +1,1 @@
+"""Bytes in, leased adapters out. Knows nothing of HTTP or the engine."""
