@@ -1,0 +1,196 @@
+"""Every setting of the server: one frozen class, one environment variable and help text each."""
+
+import difflib
+import ipaddress
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, ByteSize, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from motet.errors import SettingsRefused
+
+ENV_PREFIX = "MOTET_"
+
+MIB = 1024**2
+GIB = 1024**3
+
+
+def _positive_bytes(value: object) -> object:
+    """Refuses negative numbers and booleans, which ByteSize would take."""
+    if isinstance(value, bool) or (isinstance(value, (int, float)) and value <= 0):
+        raise ValueError("must be a positive number of bytes, such as 268435456 or 256MiB")
+    return value
+
+
+Bytes = Annotated[ByteSize, BeforeValidator(_positive_bytes)]
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0, le=3600)]
+
+
+class _KnownEnvironment(EnvSettingsSource):
+    """Reads MOTET_* and refuses a name that is no setting: a typo must not become a default."""
+
+    def __call__(self) -> dict[str, Any]:
+        known = {env_name(field) for field in self.settings_cls.model_fields}
+        for name in sorted(self.env_vars):
+            if name.upper().startswith(ENV_PREFIX) and name.upper() not in known:
+                raise SettingsRefused(
+                    _unknown(name.upper(), known), "unknown_setting", name.upper()
+                )
+        return super().__call__()
+
+
+class Settings(BaseSettings):
+    """What a server needs to know before it starts. Flags win over MOTET_* variables, those win
+    over the defaults. A variable set to the empty string counts as not set."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_ignore_empty=True, extra="forbid", frozen=True
+    )
+
+    base: str | None = Field(
+        None, description="Base model: a directory, a GGUF file or a hub id. Unset: the demo base."
+    )
+    served_model_name: str | None = Field(
+        None,
+        min_length=1,
+        max_length=256,
+        description="Name of the base model in requests. Unset: taken from the base.",
+    )
+    data_dir: Path = Field(
+        Path("motet-data"), description="The one writable directory: store, tenants, base cache."
+    )
+
+    host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    admin_key: SecretStr | None = Field(
+        None, min_length=16, description="Key that opens /admin and, from afar, /metrics."
+    )
+    drain_timeout_s: Seconds = Field(
+        30.0, description="Seconds running requests get to finish after SIGTERM."
+    )
+    client_timeout_s: Seconds = Field(
+        30.0, description="Seconds a client may stall while sending a body or reading a stream."
+    )
+    log_format: Literal["text", "json"] = Field("text", description="Form of the log lines.")
+
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the model runs.")
+    dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="Compute dtype.")
+    double_quant: bool = Field(False, description="Quantise NF4's block scales too (smaller).")
+    threads: Count | None = Field(None, description="CPU threads of the engine. Unset: all cores.")
+
+    kv_cache_bytes: Bytes | None = Field(
+        None, description="Memory of the paged KV cache. Unset: derived from what is free."
+    )
+    block_size: int = Field(16, ge=1, le=256, description="Tokens in one block of the KV cache.")
+    max_num_seqs: Count = Field(64, description="Most sequences in one forward pass.")
+    max_batch_tokens: Count = Field(512, description="Most tokens in one forward pass.")
+    chunk_len: Count = Field(128, description="Tokens of a prompt computed at a time.")
+    max_model_len: Count | None = Field(
+        None, description="Longest prompt plus answer, in tokens. Unset: the model's own limit."
+    )
+    max_waiting: Count = Field(1024, description="Most sequences waiting for a place.")
+
+    adapter_device_bytes: Bytes = Field(
+        ByteSize(512 * MIB), description="Memory for adapters where the model runs."
+    )
+    adapter_host_bytes: Bytes = Field(
+        ByteSize(GIB), description="Host memory for adapters waiting behind the device."
+    )
+    max_adapter_slots: Count = Field(64, description="Most adapters on the device at once.")
+    max_adapter_rank: Count = Field(256, description="Largest rank an uploaded adapter may have.")
+    max_upload_bytes: Bytes = Field(
+        ByteSize(512 * MIB), description="Largest adapter upload, all its files together."
+    )
+    max_uploads: Count = Field(8, description="Most uploads being received at once.")
+
+    max_body_bytes: Bytes = Field(ByteSize(4 * MIB), description="Largest JSON request body.")
+    max_json_depth: int = Field(
+        64, ge=8, le=128, description="Deepest nesting of a JSON request body."
+    )
+    max_prompts: Count = Field(128, description="Most prompts in one completion request.")
+    max_messages: Count = Field(2048, description="Most messages in one chat request.")
+    max_n: Count = Field(16, description="Most choices (n) for one prompt.")
+    max_stop: Count = Field(4, description="Most stop strings in one request.")
+    max_stop_chars: Count = Field(256, description="Longest stop string, in characters.")
+    max_stop_token_ids: Count = Field(64, description="Most stop token ids in one request.")
+    max_logprobs: int = Field(20, ge=0, description="Most alternatives returned per token.")
+    max_logit_bias: int = Field(1024, ge=0, description="Most entries of logit_bias.")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.chunk_len > self.max_batch_tokens:
+            raise ValueError(
+                f"chunk_len ({self.chunk_len}) must not exceed max_batch_tokens "
+                f"({self.max_batch_tokens}): a chunk has to fit into one forward pass"
+            )
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, _KnownEnvironment(settings_cls)
+
+    @classmethod
+    def load(cls, flags: Mapping[str, Any] | None = None) -> Self:
+        """Settings from `flags` (None values are "not given") over the environment.
+
+        Raises SettingsRefused, one line per wrong setting, instead of pydantic's report.
+        """
+        given = {name: value for name, value in (flags or {}).items() if value is not None}
+        try:
+            return cls(**given)
+        except ValidationError as error:
+            raise SettingsRefused(_sentences(error, cls), "invalid_setting") from None
+
+    @property
+    def loopback(self) -> bool:
+        """Whether `host` can only be reached from this machine."""
+        return is_loopback(self.host)
+
+
+def env_name(field: str) -> str:
+    """The environment variable of a setting."""
+    return f"{ENV_PREFIX}{field.upper()}"
+
+
+def is_loopback(host: str) -> bool:
+    """True for localhost and for addresses of the loopback interface."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _unknown(name: str, known: set[str]) -> str:
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+    return f"{name} is not a setting; did you mean {nearest[0]}? Unset it or correct the name."
+
+
+def _sentences(error: ValidationError, cls: type[Settings]) -> str:
+    known = {env_name(field) for field in cls.model_fields}
+    return "\n".join(_sentence(detail["loc"], detail["msg"], known) for detail in error.errors())
+
+
+def _sentence(loc: tuple[int | str, ...], message: str, known: set[str]) -> str:
+    if not loc:
+        return message.removeprefix("Value error, ")
+    name = env_name(str(loc[0]))
+    if name not in known:
+        return _unknown(name, known)
+    return f"{name}: {message.removeprefix('Value error, ')}"
