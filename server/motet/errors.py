@@ -18,11 +18,11 @@ class MotetError(Exception):
         self.param = param
 
 
-class SettingsRefused(MotetError):
+class InvalidSetting(MotetError):
     """A setting is unknown, malformed, or unsafe together with the others."""
 
 
-class ModelRefused(MotetError):
+class UnsupportedModel(MotetError):
     """The base model cannot be served: it could not be loaded, or the start-up probe failed."""
 
 

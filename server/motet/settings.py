@@ -14,7 +14,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from motet.errors import SettingsRefused
+from motet.errors import InvalidSetting
 
 ENV_PREFIX = "MOTET_"
 
@@ -41,9 +41,7 @@ class _KnownEnvironment(EnvSettingsSource):
         known = {env_name(field) for field in self.settings_cls.model_fields}
         for name in sorted(self.env_vars):
             if name.upper().startswith(ENV_PREFIX) and name.upper() not in known:
-                raise SettingsRefused(
-                    _unknown(name.upper(), known), "unknown_setting", name.upper()
-                )
+                raise InvalidSetting(_unknown(name.upper(), known), "unknown_setting", name.upper())
         return super().__call__()
 
 
@@ -148,13 +146,13 @@ class Settings(BaseSettings):
     def load(cls, flags: Mapping[str, Any] | None = None) -> Self:
         """Settings from `flags` (None values are "not given") over the environment.
 
-        Raises SettingsRefused, one line per wrong setting, instead of pydantic's report.
+        Raises InvalidSetting, one line per wrong setting, instead of pydantic's report.
         """
         given = {name: value for name, value in (flags or {}).items() if value is not None}
         try:
             return cls(**given)
         except ValidationError as error:
-            raise SettingsRefused(_sentences(error, cls), "invalid_setting") from None
+            raise InvalidSetting(_sentences(error, cls), "invalid_setting") from None
 
     @property
     def loopback(self) -> bool:
