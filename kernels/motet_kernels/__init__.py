@@ -1,1 +1,27 @@
-"""Tensors in, tensors out. Knows nothing of tenants, HTTP or models."""
+"""Tensors in, tensors out: NF4 linears with every row's own low-rank adapter, paged attention.
+
+Knows nothing of tenants, HTTP, models or files. `ops.py` states each operation once;
+`select_ops(device)` picks the implementation, `ReferenceOps` is the definition.
+"""
+
+from motet_kernels.attention_layout import AttentionRow
+from motet_kernels.dispatch import select_ops
+from motet_kernels.lowrank import LowRank, SlotTable
+from motet_kernels.nf4 import Nf4Weight
+from motet_kernels.ops import AttentionPlan, Ops, PackedGroup
+from motet_kernels.reference import ReferenceOps
+from motet_kernels.routing import Routing, Segment
+
+__all__ = [
+    "AttentionPlan",
+    "AttentionRow",
+    "LowRank",
+    "Nf4Weight",
+    "Ops",
+    "PackedGroup",
+    "ReferenceOps",
+    "Routing",
+    "Segment",
+    "SlotTable",
+    "select_ops",
+]

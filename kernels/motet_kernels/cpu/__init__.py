@@ -1,0 +1,1 @@
+"""Vectorised torch on the CPU."""

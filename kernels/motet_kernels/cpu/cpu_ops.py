@@ -1,0 +1,150 @@
+"""Ops for the CPU in vectorised torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from motet_kernels import torch_attention
+from motet_kernels.attention_layout import AttentionRow
+from motet_kernels.cpu.row_multiple import pad_rows, probe_row_multiple
+from motet_kernels.cpu.segments import SegmentPlan
+from motet_kernels.lowrank import SlotTable
+from motet_kernels.nf4 import Nf4Weight
+from motet_kernels.ops import AttentionPlan, PackedGroup, check_group
+from motet_kernels.routing import Routing
+
+
+@dataclass(frozen=True)
+class CpuGroup(PackedGroup):
+    weight: Tensor  # [sum N, K], the members one below the other, dequantised
+    bias: Tensor | None  # float32 [sum N]; None: no member has one
+
+
+class CpuOps:
+    """Every op in plain torch, under the isolation promise of `ops.py`.
+
+    The base product is one dense product in the compute dtype for a whole group; the low-rank
+    products run in float32, slot by slot, on rows padded to `row_multiple(torch.float32)`.
+    """
+
+    name = "cpu"
+
+    def __init__(self) -> None:
+        self._row_multiples: dict[torch.dtype, int] = {}
+
+    def row_multiple(self, dtype: torch.dtype) -> int:
+        if dtype not in self._row_multiples:
+            self._row_multiples[dtype] = probe_row_multiple(dtype)
+        return self._row_multiples[dtype]
+
+    def adapter_dtype(self, compute: torch.dtype) -> torch.dtype:
+        # torch's float32 products of a few rows are several times faster than its bf16 ones.
+        return torch.float32
+
+    def pack(
+        self,
+        weights: Sequence[Nf4Weight],
+        biases: Sequence[Tensor | None],
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> CpuGroup:
+        """Dequantise the members into one dense [sum N, K] matrix of `dtype`.
+
+        That costs 2 bytes a weight in bf16, 4 in float32: torch has no CPU product that reads
+        NF4 and keeps up with its dense one at more than a few rows.
+        """
+        check_group(weights, biases)
+        return CpuGroup(
+            in_features=weights[0].shape[1],
+            out_features=tuple(weight.shape[0] for weight in weights),
+            weight=torch.cat([weight.dequantize(dtype) for weight in weights]).to(device),
+            bias=_join_biases(weights, biases, device),
+        )
+
+    def dense_linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        y = F.linear(pad_rows(x, self.row_multiple(x.dtype)), weight)[: x.shape[0]]
+        return y if bias is None else y + bias
+
+    def adapted_linear(
+        self, x: Tensor, group: PackedGroup, tables: Sequence[SlotTable], routing: Routing
+    ) -> tuple[Tensor, ...]:
+        assert isinstance(group, CpuGroup)
+        y = self.dense_linear(x, group.weight, None)  # [T, sum N]
+        plan = self._segments(routing)
+        if plan.has_adapters:
+            y = _add_adapters(x, y, group, tables, plan)
+        elif group.bias is not None:
+            y = (y.float() + group.bias).to(y.dtype)
+        return y.split_with_sizes(group.out_features, dim=1)
+
+    def _segments(self, routing: Routing) -> SegmentPlan:
+        return SegmentPlan.build(routing, self.row_multiple(torch.float32))
+
+    def plan_attention(
+        self, rows: Sequence[AttentionRow], block_size: int, device: torch.device
+    ) -> AttentionPlan:
+        return torch_attention.plan_attention(rows, block_size, device)
+
+    def store_kv(
+        self, k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tensor
+    ) -> None:
+        torch_attention.store_kv(k, v, k_cache, v_cache, slots)
+
+    def attention(
+        self,
+        q: Tensor,
+        k_cache: Tensor,
+        v_cache: Tensor,
+        plan: AttentionPlan,
+        *,
+        scale: float,
+        window: int | None,
+        softcap: float | None,
+    ) -> Tensor:
+        assert isinstance(plan, torch_attention.TorchAttentionPlan)
+        return torch_attention.attention(
+            q, k_cache, v_cache, plan, scale=scale, window=window, softcap=softcap
+        )
+
+
+def _add_adapters(
+    x: Tensor, y: Tensor, group: CpuGroup, tables: Sequence[SlotTable], plan: SegmentPlan
+) -> Tensor:
+    """gain * (y + B A x) + biases in float32, rounded once to y's dtype. [T, sum N]"""
+    x32, y32 = x.float(), y.float()
+    if plan.source is not None:
+        x32, y32 = x32.index_select(0, plan.source), y32.index_select(0, plan.source)
+    x_parts = x32.split_with_sizes(plan.sizes)
+    for table, member in zip(tables, y32.split_with_sizes(group.out_features, dim=1), strict=True):
+        for slot, x_part, y_part in zip(
+            plan.slots, x_parts, member.split_with_sizes(plan.sizes), strict=True
+        ):
+            lowrank = table[slot]
+            if lowrank is None:
+                continue
+            y_part.addmm_(F.linear(x_part, lowrank.a), lowrank.bt)
+            if lowrank.gain is not None:
+                y_part.mul_(lowrank.gain)
+            if lowrank.bias is not None:
+                y_part.add_(lowrank.bias)
+    if group.bias is not None:
+        y32 += group.bias
+    y = y32.to(y.dtype)
+    return y if plan.place is None else y.index_select(0, plan.place)
+
+
+def _join_biases(
+    weights: Sequence[Nf4Weight], biases: Sequence[Tensor | None], device: torch.device
+) -> Tensor | None:
+    if all(bias is None for bias in biases):
+        return None
+    parts = [
+        torch.zeros(weight.shape[0]) if bias is None else bias.float()
+        for weight, bias in zip(weights, biases, strict=True)
+    ]
+    return torch.cat(parts).to(device)

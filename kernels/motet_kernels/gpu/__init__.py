@@ -1,0 +1,1 @@
+"""Triton on CUDA. Imported by `dispatch.select_ops` alone: it needs Triton to be installed."""

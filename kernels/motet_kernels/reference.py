@@ -1,0 +1,135 @@
+"""The definition: float32, one token, one query, one head at a time. Slow on purpose."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from motet_kernels.attention_layout import AttentionRow, check_rows
+from motet_kernels.lowrank import SlotTable
+from motet_kernels.nf4 import Nf4Weight
+from motet_kernels.ops import AttentionPlan, PackedGroup, check_group
+from motet_kernels.routing import Routing
+
+
+@dataclass(frozen=True)
+class ReferenceGroup(PackedGroup):
+    weights: tuple[Tensor, ...]  # float32 [N_j, K]
+    biases: tuple[Tensor | None, ...]  # float32 [N_j]
+
+
+@dataclass(frozen=True)
+class ReferencePlan(AttentionPlan):
+    rows: tuple[AttentionRow, ...]
+    block_size: int
+
+
+class ReferenceOps:
+    """Ops as they are written down. Results are computed in float32 and rounded once."""
+
+    name = "reference"
+
+    def row_multiple(self, dtype: torch.dtype) -> int:
+        return 1
+
+    def adapter_dtype(self, compute: torch.dtype) -> torch.dtype:
+        return torch.float32
+
+    def pack(
+        self,
+        weights: Sequence[Nf4Weight],
+        biases: Sequence[Tensor | None],
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> ReferenceGroup:
+        check_group(weights, biases)
+        return ReferenceGroup(
+            in_features=weights[0].shape[1],
+            out_features=tuple(weight.shape[0] for weight in weights),
+            weights=tuple(weight.to(device).dequantize(torch.float32) for weight in weights),
+            biases=tuple(None if bias is None else bias.to(device).float() for bias in biases),
+        )
+
+    def dense_linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        y = x.new_empty(x.shape[0], weight.shape[0])
+        for t, row in enumerate(x.float()):
+            value = weight.float() @ row
+            y[t] = value if bias is None else value + bias.float()
+        return y
+
+    def adapted_linear(
+        self, x: Tensor, group: PackedGroup, tables: Sequence[SlotTable], routing: Routing
+    ) -> tuple[Tensor, ...]:
+        assert isinstance(group, ReferenceGroup)
+        outputs = tuple(x.new_empty(x.shape[0], n) for n in group.out_features)
+        for slot, start, stop in routing.segments:
+            for t in range(start, stop):
+                for j, y in enumerate(outputs):
+                    y[t] = _adapted_row(
+                        x[t].float(), group.weights[j], group.biases[j], tables[j], slot
+                    )
+        return outputs
+
+    def plan_attention(
+        self, rows: Sequence[AttentionRow], block_size: int, device: torch.device
+    ) -> ReferencePlan:
+        num_tokens = check_rows(rows, block_size)
+        return ReferencePlan(num_tokens, tuple(rows), block_size)
+
+    def store_kv(
+        self, k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tensor
+    ) -> None:
+        block_size = k_cache.shape[1]
+        for t, slot in enumerate(slots.tolist()):
+            block, offset = divmod(slot, block_size)
+            k_cache[block, offset] = k[t]
+            v_cache[block, offset] = v[t]
+
+    def attention(
+        self,
+        q: Tensor,
+        k_cache: Tensor,
+        v_cache: Tensor,
+        plan: AttentionPlan,
+        *,
+        scale: float,
+        window: int | None,
+        softcap: float | None,
+    ) -> Tensor:
+        assert isinstance(plan, ReferencePlan)
+        num_heads, num_kv_heads = q.shape[1], k_cache.shape[2]
+        out = q.new_empty(q.shape[0], num_heads, v_cache.shape[3])
+        for row in plan.rows:
+            for i in range(row.num_tokens):
+                position = row.kv_len - row.num_tokens + i
+                first = 0 if window is None else max(0, position - window + 1)
+                places = [
+                    (row.blocks[p // plan.block_size], p % plan.block_size)
+                    for p in range(first, position + 1)
+                ]
+                for head in range(num_heads):
+                    kv_head = head // (num_heads // num_kv_heads)
+                    keys = torch.stack([k_cache[b, o, kv_head].float() for b, o in places])
+                    values = torch.stack([v_cache[b, o, kv_head].float() for b, o in places])
+                    scores = scale * (keys @ q[row.start + i, head].float())
+                    if softcap is not None:
+                        scores = softcap * torch.tanh(scores / softcap)
+                    out[row.start + i, head] = torch.softmax(scores, dim=0) @ values
+        return out
+
+
+def _adapted_row(
+    x: Tensor, weight: Tensor, bias: Tensor | None, table: SlotTable, slot: int
+) -> Tensor:
+    y = weight @ x  # [N]
+    lowrank = table[slot]
+    if lowrank is not None:
+        y = y + lowrank.bt.float().T @ (lowrank.a.float() @ x)
+        if lowrank.gain is not None:
+            y = lowrank.gain.float() * y
+        if lowrank.bias is not None:
+            y = y + lowrank.bias.float()
+    return y if bias is None else y + bias
