@@ -1,0 +1,116 @@
+"""From a plan's rows to the tensors of one forward pass: the only place rows become columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass
+
+import torch
+from motet_kernels import AttentionPlan, AttentionRow, Ops, Routing, Segment
+from torch import Tensor
+
+from motet.engine.scheduler import Row
+
+PADDING_BLOCK = 0
+"""The KV block padding rows write to; `BlockPool` never hands it out."""
+
+
+@dataclass(frozen=True)
+class BatchLayout:
+    """What every batch of one engine has in common.
+
+    `row_multiple`: token and logit counts are padded up to a multiple of it, so that every dense
+    product in the model, ours or transformers', runs at a row count whose bits do not depend on
+    who else is in the batch.
+    """
+
+    ops: Ops
+    block_size: int
+    row_multiple: int
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One forward pass over T tokens (padding included) for R rows that sample."""
+
+    rows: tuple[Row, ...]  # ordered by slot, so that each adapter's tokens are contiguous
+    input_ids: Tensor  # int64 [1, T]
+    positions: Tensor  # int64 [1, T]
+    kv_slots: Tensor  # int64 [T]: block * block_size + offset
+    routing: Routing
+    attention: AttentionPlan
+    logit_index: Tensor  # int64 [>= max(R, 1)]: tokens whose logits are wanted, then padding
+
+    @property
+    def sampling_rows(self) -> tuple[Row, ...]:
+        """The R rows whose logits are wanted, in the order of the logits."""
+        return tuple(row for row in self.rows if row.samples)
+
+    @classmethod
+    def build(cls, rows: SequenceOf[Row], layout: BatchLayout) -> Batch:
+        """Lay out rows (at least one) for a forward pass. Deterministic in the set of rows."""
+        ordered = tuple(sorted(rows, key=lambda row: (row.slot, row.sequence.arrival, row.start)))
+        columns = _Columns(layout.block_size)
+        for row in ordered:
+            columns.add(row)
+        columns.pad(layout.row_multiple)
+        logit_index = columns.logit_index or [0]
+        logit_index += logit_index[-1:] * (-len(logit_index) % layout.row_multiple)
+        device = layout.device
+        return cls(
+            rows=ordered,
+            input_ids=torch.tensor([columns.input_ids], device=device),
+            positions=torch.tensor([columns.positions], device=device),
+            kv_slots=torch.tensor(columns.kv_slots, device=device),
+            routing=Routing(tuple(columns.segments)),
+            attention=layout.ops.plan_attention(columns.attention, layout.block_size, device),
+            logit_index=torch.tensor(logit_index, device=device),
+        )
+
+
+class _Columns:
+    """The columns of a batch while rows are being appended."""
+
+    def __init__(self, block_size: int) -> None:
+        self.block_size = block_size
+        self.input_ids: list[int] = []
+        self.positions: list[int] = []
+        self.kv_slots: list[int] = []
+        self.segments: list[Segment] = []
+        self.attention: list[AttentionRow] = []
+        self.logit_index: list[int] = []
+
+    def add(self, row: Row) -> None:
+        start = len(self.input_ids)
+        sequence, size = row.sequence, self.block_size
+        self.input_ids += sequence.tokens[row.start : row.stop]
+        self.positions += range(row.start, row.stop)
+        self.kv_slots += [
+            sequence.blocks[position // size] * size + position % size
+            for position in range(row.start, row.stop)
+        ]
+        blocks = tuple(sequence.blocks[: -(-row.stop // size)])
+        self.attention.append(AttentionRow(start, row.count, row.stop, blocks))
+        self._extend_segment(row.slot, start)
+        if row.samples:
+            self.logit_index.append(len(self.input_ids) - 1)
+
+    def pad(self, multiple: int) -> None:
+        """Append one-token base rows until the token count is a multiple of `multiple`."""
+        start = len(self.input_ids)
+        missing = -start % multiple
+        if not missing:
+            return
+        self.input_ids += [0] * missing
+        self.positions += [0] * missing
+        self.kv_slots += [PADDING_BLOCK * self.block_size] * missing
+        for token in range(start, start + missing):
+            self.attention.append(AttentionRow(token, 1, 1, (PADDING_BLOCK,)))
+        self._extend_segment(0, start)
+
+    def _extend_segment(self, slot: int, start: int) -> None:
+        stop = len(self.input_ids)
+        if self.segments and self.segments[-1].slot == slot:
+            start = self.segments.pop().start
+        self.segments.append(Segment(slot, start, stop))

@@ -1,0 +1,140 @@
+"""An unmodified transformers model, driven through the two seams."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from motet_adapters import Slot
+from motet_kernels import LowRank, Ops, Routing, Segment, SlotTable
+from torch import Tensor
+from transformers import PretrainedConfig
+
+from motet.engine import kv_cache
+from motet.engine.attention import ATTENTION_NAME, PagedStep, register_attention
+from motet.engine.base import QuantizedBase
+from motet.engine.batch import Batch, BatchLayout
+from motet.engine.linear import AdaptedLinear, CurrentRouting, LinearGroup
+from motet.engine.survey import Survey, survey
+
+LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
+"""Rotary embeddings that change for the whole batch once one row is long.
+
+A row's neighbours would change its answer, so lengths are capped where they do not.
+"""
+
+
+@dataclass(frozen=True)
+class CacheBudget:
+    """How much KV cache to allocate: `num_bytes`, in blocks of `block_size` positions."""
+
+    num_bytes: int
+    block_size: int
+    max_model_len: int | None  # None: whatever the model was made for
+
+
+class PagedModel:
+    """One base model with its KV cache and, per linear, the table of adapters on it.
+
+    Not thread-safe: the engine thread owns it.
+    """
+
+    def __init__(
+        self,
+        base: QuantizedBase,
+        ops: Ops,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        num_slots: int,
+        budget: CacheBudget,
+    ) -> None:
+        register_attention()
+        self.dtype = dtype
+        self.ops = ops
+        self._routing = CurrentRouting()
+        self._model = base.build_model(dtype, attn_implementation=ATTENTION_NAME).to(device)
+        shapes = {path: weight.shape for path, weight in base.linears.items()}
+        found = survey(self._model, shapes)
+        self.tables: Mapping[str, SlotTable] = {
+            path: SlotTable(num_slots, shape[1], shape[0], device) for path, shape in shapes.items()
+        }
+        self._groups = self._install(base, found, device)
+        config = self._model.config.get_text_config()
+        self.vocab_size: int = config.vocab_size
+        self.max_model_len = _max_model_len(config, budget.max_model_len)
+        per_block = kv_cache.block_bytes(found.layers, budget.block_size, dtype)
+        self.num_blocks = kv_cache.num_blocks_within(
+            budget.num_bytes, per_block, budget.block_size, least_len=1
+        )
+        self.kv_bytes = (self.num_blocks + 1) * per_block
+        self._caches = kv_cache.allocate(
+            found.layers, self.num_blocks, budget.block_size, dtype, device
+        )
+        self.layout = BatchLayout(ops, budget.block_size, ops.row_multiple(dtype), device)
+
+    def bind(self, slot: Slot) -> None:
+        """Put a loaded adapter's tensors into every linear's table; linears it skips are cleared."""
+        for path, table in self.tables.items():
+            tensors = slot.views.get(path)
+            if tensors is None:
+                table.clear(slot.index)
+            else:
+                a, bt, gain = tensors
+                table.put(slot.index, LowRank(a, bt, gain, bias=None))
+
+    @torch.inference_mode()
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits [R, V] of the rows that sample, in the order of `batch.sampling_rows`."""
+        self._routing.set(batch.routing)
+        step = PagedStep(self.ops, self._caches, batch.kv_slots, batch.attention)
+        output = self._model(
+            input_ids=batch.input_ids,
+            position_ids=batch.positions,
+            use_cache=False,
+            logits_to_keep=batch.logit_index,
+            step=step,
+        )
+        logits: Tensor = output.logits[0, : len(batch.sampling_rows)]
+        return logits
+
+    @torch.inference_mode()
+    def plain_logits(self, ids: list[int]) -> Tensor:
+        """ids [T] -> [V]: the logits after the last token by transformers' eager attention."""
+        self._routing.set(Routing((Segment(0, 0, len(ids)),)))
+        self._model.set_attn_implementation("eager")
+        try:
+            tokens = torch.tensor([ids], device=self._model.device)
+            logits: Tensor = self._model(input_ids=tokens, use_cache=False).logits
+        finally:
+            self._model.set_attn_implementation(ATTENTION_NAME)
+        return logits[0, -1]
+
+    def _install(
+        self, base: QuantizedBase, found: Survey, device: torch.device
+    ) -> list[LinearGroup]:
+        groups = []
+        for paths in found.groups:
+            weights = [base.linears[path] for path in paths]
+            biases = [base.biases.get(path) for path in paths]
+            packed = self.ops.pack(weights, biases, self.dtype, device)
+            group = LinearGroup(
+                self.ops, packed, [self.tables[path] for path in paths], self._routing
+            )
+            for member, path in enumerate(paths):
+                module = AdaptedLinear(group, member, weights[member].shape)
+                self._model.set_submodule(path, module)
+            groups.append(group)
+        return groups
+
+
+def _max_model_len(config: PretrainedConfig, asked: int | None) -> int:
+    """The longest sequence served: the model's own limit, or less if asked."""
+    longest: int = config.max_position_embeddings
+    parameters = getattr(config, "rope_parameters", None) or {}
+    per_layer_type = [value for value in parameters.values() if isinstance(value, Mapping)]
+    for rope in per_layer_type or [parameters]:
+        if rope.get("rope_type") in LENGTH_DEPENDENT_ROPE:
+            longest = min(longest, rope.get("original_max_position_embeddings") or longest)
+    return min(longest, asked or longest)

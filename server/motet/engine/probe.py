@@ -1,0 +1,103 @@
+"""Proof at start-up that the two seams carry for this very model, before it answers anybody.
+
+The same tokens go through the model twice: once plainly, with transformers' own eager attention
+over the whole prompt, and once paged, in chunks and single tokens, two sequences in one batch.
+The logits must agree, or the model is refused.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from motet.engine.batch import Batch, BatchLayout
+from motet.engine.blocks import BlockPool
+from motet.engine.request import Event, Request, SamplingParams
+from motet.engine.sampler import TokenCounts
+from motet.engine.scheduler import Row
+from motet.engine.sequence import Sequence
+from motet.engine.stops import StopStrings
+from motet.errors import UnsupportedModel
+
+TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 5e-2}
+"""Largest difference allowed, relative to the largest logit."""
+
+CHUNKS = (9, 4, 1, 1)
+"""The paged run's rows: two prompt chunks, then single tokens."""
+
+
+class ProbedModel(Protocol):
+    """What the probe needs of a model: one prompt both ways, on the base alone."""
+
+    dtype: torch.dtype
+    vocab_size: int
+    layout: BatchLayout
+
+    def plain_logits(self, ids: list[int]) -> Tensor:
+        """ids [T] -> [V]: the logits after the last token, by transformers alone."""
+        ...
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits [R, V] of the batch's sampling rows."""
+        ...
+
+
+def probe(model: ProbedModel) -> float:
+    """The largest relative difference seen. Raises UnsupportedModel if it is too large."""
+    generator = torch.Generator().manual_seed(0)
+    draw = torch.randint(0, model.vocab_size, (2, sum(CHUNKS)), generator=generator)
+    prompts: list[list[int]] = draw.tolist()
+    plain = torch.stack([model.plain_logits(prompt) for prompt in prompts]).float()
+    paged = _paged_logits(model, prompts).float()
+    difference = float((plain - paged).abs().max() / plain.abs().max())
+    # Written so that a NaN refuses too.
+    if not difference <= TOLERANCE[model.dtype]:
+        raise UnsupportedModel(
+            f"its paged forward differs from the plain one by {difference:.1e} of the largest "
+            f"logit (allowed: {TOLERANCE[model.dtype]:.0e}), so its answers could not be trusted"
+        )
+    return difference
+
+
+def _paged_logits(model: ProbedModel, prompts: list[list[int]]) -> Tensor:
+    """Prompts P x [T] -> [P, V]: side by side, in passes of `CHUNKS` tokens."""
+    blocks = BlockPool(len(prompts) * sum(CHUNKS), model.layout.block_size)
+    sequences = [_sequence(index, prompt) for index, prompt in enumerate(prompts)]
+    logits = torch.empty(0)
+    for count in CHUNKS:
+        rows = [Row(sequence, sequence.num_computed, count, slot=0) for sequence in sequences]
+        for sequence in sequences:
+            sequence.num_computed += count
+            blocks.grow(sequence.blocks, sequence.num_computed)
+        logits = model.forward(Batch.build(rows, model.layout))
+    return logits
+
+
+class _Silent:
+    """A decoder for sequences nobody reads."""
+
+    def push(self, token_id: int) -> str:
+        return ""
+
+    def flush(self) -> str:
+        return ""
+
+
+def _sequence(index: int, prompt: list[int]) -> Sequence:
+    request = Request(
+        f"probe-{index}", tuple(prompt), SamplingParams(max_tokens=1), adapter=None, tenant="probe"
+    )
+    return Sequence(
+        request=request,
+        arrival=index,
+        deliver=_discard,
+        decoder=_Silent(),
+        stops=StopStrings(()),
+        counts=TokenCounts(prompt),
+    )
+
+
+def _discard(_event: Event) -> None:
+    """The probe's sequences are never finished, so nothing is ever delivered."""

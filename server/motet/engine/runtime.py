@@ -1,0 +1,169 @@
+"""Everything below HTTP, put together from the settings: base, store, arena, engine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from motet_adapters import AdapterStore, Arena, Limits
+from motet_kernels import Ops, select_ops
+
+from motet.engine.base import Progress, QuantizedBase, open_base
+from motet.engine.engine import Engine
+from motet.engine.memory import default_kv_bytes
+from motet.engine.model import CacheBudget, PagedModel
+from motet.engine.probe import probe
+from motet.engine.scheduler import StepLimits
+from motet.engine.tokenizer import Tokenizer
+from motet.errors import InvalidSetting, UnsupportedModel
+from motet.settings import Settings
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The running parts of one server. `engine` is not started yet when this is made."""
+
+    settings: Settings
+    base: QuantizedBase
+    model_name: str
+    tokenizer: Tokenizer
+    store: AdapterStore
+    arena: Arena
+    engine: Engine
+    device: torch.device
+    dtype: torch.dtype
+    kernels: str  # which implementation of the ops serves
+    kv_bytes: int
+    weight_bytes: int  # of the base as it lies in memory
+    probe_difference: float  # between the paged and the plain forward, relative
+
+    def close(self) -> None:
+        """Stop the engine and let go of files. Call it once."""
+        self.engine.stop()
+        self.arena.close()
+        self.store.close()
+
+
+class _Doorbell:
+    """Rings an engine that is made after the arena which rings it."""
+
+    def __init__(self) -> None:
+        self.ring: Callable[[], None] = _nobody
+
+    def __call__(self) -> None:
+        self.ring()
+
+
+def _nobody() -> None:
+    """Before the engine exists there is nobody to wake."""
+
+
+def open_runtime(settings: Settings, progress: Progress) -> Runtime:
+    """Load, quantise if need be, probe, and build all parts.
+
+    Raises UnsupportedModel for a base that cannot be served, InvalidSetting for settings that do
+    not fit it or each other.
+    """
+    torch.set_num_threads(settings.threads or usable_cores())
+    device = _device(settings)
+    dtype = torch.bfloat16 if settings.dtype == "bfloat16" else torch.float32
+    limits = _step_limits(settings)
+    ops = select_ops(device)
+    base = open_base(
+        settings.base,
+        cache_dir=settings.data_dir,
+        double_quant=settings.double_quant,
+        progress=progress,
+    )
+    progress("Building the model", 0.9)
+    budget = CacheBudget(
+        settings.kv_cache_bytes or default_kv_bytes(device, settings.adapter_device_bytes),
+        settings.block_size,
+        settings.max_model_len,
+    )
+    num_slots = settings.max_adapter_slots + 1  # slot 0 is the base
+    model = PagedModel(base, ops, dtype=dtype, device=device, num_slots=num_slots, budget=budget)
+    progress("Probing the model", 0.95)
+    difference = _probe(base, model)
+    tokenizer = Tokenizer.load(base.directory)
+    store = _store(settings, base, ops, dtype)
+    doorbell = _Doorbell()
+    arena = Arena(
+        store.image,
+        num_bytes=settings.adapter_device_bytes,
+        num_slots=settings.max_adapter_slots,
+        device=device,
+        on_ready=doorbell,
+    )
+    engine = Engine(model, arena, tokenizer, limits, max_waiting=settings.max_waiting)
+    doorbell.ring = engine.wake
+    progress("Ready", 1.0)
+    return Runtime(
+        settings=settings,
+        base=base,
+        model_name=settings.served_model_name or base.name,
+        tokenizer=tokenizer,
+        store=store,
+        arena=arena,
+        engine=engine,
+        device=device,
+        dtype=dtype,
+        kernels=ops.name,
+        kv_bytes=model.kv_bytes,
+        weight_bytes=model.weight_bytes,
+        probe_difference=difference,
+    )
+
+
+def usable_cores() -> int:
+    """The cores this process may run on, not the machine's."""
+    return len(os.sched_getaffinity(0))
+
+
+def store_directory(data_dir: Path) -> Path:
+    """Where the adapters of a data directory live."""
+    return data_dir / "adapters"
+
+
+def _device(settings: Settings) -> torch.device:
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise InvalidSetting(
+            "device is cuda but torch sees no CUDA device; use device=cpu, or install a CUDA "
+            "build of torch and a driver",
+            param="device",
+        )
+    if settings.device == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def _step_limits(settings: Settings) -> StepLimits:
+    try:
+        return StepLimits(settings.max_num_seqs, settings.max_batch_tokens, settings.chunk_len)
+    except ValueError as error:
+        raise InvalidSetting(str(error), param="max_batch_tokens") from error
+
+
+def _probe(base: QuantizedBase, model: PagedModel) -> float:
+    try:
+        return probe(model)
+    except UnsupportedModel as error:
+        raise UnsupportedModel(f"{base.name} cannot be served: {error.message}") from error
+
+
+def _store(
+    settings: Settings, base: QuantizedBase, ops: Ops, dtype: torch.dtype
+) -> AdapterStore:
+    return AdapterStore(
+        store_directory(settings.data_dir),
+        base,
+        dtype=ops.adapter_dtype(dtype),
+        limits=Limits(
+            max_upload_bytes=settings.max_upload_bytes, max_rank=settings.max_adapter_rank
+        ),
+        host_bytes=settings.adapter_host_bytes,
+        max_image_bytes=settings.adapter_device_bytes,
+    )
