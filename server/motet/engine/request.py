@@ -71,6 +71,12 @@ class SamplingParams:
     def greedy(self) -> bool:
         return self.temperature < GREEDY_BELOW
 
+    @property
+    def penalised(self) -> bool:
+        """Whether tokens that have been seen are treated differently."""
+        off = (1.0, 0.0, 0.0)
+        return (self.repetition_penalty, self.presence_penalty, self.frequency_penalty) != off
+
     def seeded(self, choice: int = 0) -> SamplingParams:
         """These parameters with a definite seed, for choice number `choice` of a request.
 
@@ -81,6 +87,15 @@ class SamplingParams:
         if self.seed is None:
             return replace(self, seed=secrets.randbits(63))
         return replace(self, seed=(self.seed + choice + 2**63) % 2**64 - 2**63)
+
+    def check_vocabulary(self, vocab_size: int) -> None:
+        """Raise ValueError if a token id is named that the model does not have."""
+        named = (*self.logit_bias, *self.stop_token_ids)
+        _require(
+            max(named, default=0) < vocab_size,
+            f"logit_bias or stop_token_ids name token id {max(named, default=0)}; "
+            f"this model's ids end at {vocab_size - 1}",
+        )
 
     def _check_lengths(self) -> None:
         _require(self.max_tokens >= 1, f"max_tokens must be at least 1, got {self.max_tokens}")
@@ -113,8 +128,9 @@ class SamplingParams:
 
     def _check_penalties(self) -> None:
         _require(
-            0 < self.repetition_penalty < math.inf,
-            f"repetition_penalty must be positive (1 is off), got {self.repetition_penalty}",
+            0.01 <= self.repetition_penalty <= 100,
+            "repetition_penalty must be between 0.01 and 100 (1 is off), "
+            f"got {self.repetition_penalty}",
         )
         for name in ("presence_penalty", "frequency_penalty"):
             value = getattr(self, name)
@@ -169,6 +185,15 @@ class Request:
             f"request {self.id} names an adapter of another tenant; "
             "lease the adapter for the request's own tenant",
         )
+
+    def check_vocabulary(self, vocab_size: int) -> None:
+        """Raise ValueError if the prompt or the parameters name a token the model lacks."""
+        _require(
+            max(self.prompt) < vocab_size,
+            f"the prompt holds token id {max(self.prompt)}; "
+            f"this model's ids end at {vocab_size - 1}",
+        )
+        self.params.check_vocabulary(vocab_size)
 
 
 @dataclass(frozen=True)
