@@ -1,0 +1,54 @@
+"""A base model in a GGUF file."""
+
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, GgufConfig
+from transformers.utils import logging as transformers_logging
+
+from motet.engine.base.directory_source import load_tokenizer, refuse_incomplete
+from motet.engine.base.progress import Progress
+from motet.engine.base.source import LoadedCheckpoint
+from motet.engine.base.stamp import stamp_files
+from motet.errors import UnsupportedModel
+
+
+class GgufSource:
+    """One .gguf file: weights of any GGUF type, tokenizer and chat template."""
+
+    def __init__(self, file: Path, *, name: str | None = None) -> None:
+        self._file = file
+        self.name = name or file.stem
+        self.description = f"GGUF file {file.name}"
+
+    def identity(self) -> str:
+        return stamp_files([self._file])
+
+    def load(self, scratch: Path, progress: Progress) -> LoadedCheckpoint:
+        # A directory that holds nothing else, so that no neighbour of the file is picked up.
+        alone = scratch / "gguf"
+        alone.mkdir()
+        (alone / self._file.name).symlink_to(self._file.resolve())
+        progress("unpacking the GGUF file", 0.0)
+        shown = transformers_logging.is_progress_bar_enabled()
+        transformers_logging.disable_progress_bar()
+        try:
+            model, loading = AutoModelForCausalLM.from_pretrained(
+                alone,
+                gguf_file=self._file.name,
+                dtype=torch.bfloat16,
+                quantization_config=GgufConfig(dequantize=True),
+                trust_remote_code=False,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+        except (ValueError, KeyError, OSError, RuntimeError, NotImplementedError) as error:
+            raise UnsupportedModel(
+                f"transformers cannot read {self._file.name} ({error}). Give the model's "
+                "safetensors checkpoint instead."
+            ) from None
+        finally:
+            if shown:
+                transformers_logging.enable_progress_bar()
+        refuse_incomplete(loading)
+        return LoadedCheckpoint(model, load_tokenizer(alone, gguf_file=self._file.name))

@@ -1,0 +1,122 @@
+"""A quantised base on disk, opened."""
+
+import copy
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from motet_kernels.nf4 import Nf4Weight
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from motet.engine.base.model_shell import build_shell, fill_shell
+from motet.engine.base.safe_config import build_config
+from motet.engine.base.saving import ABSMAX, CODES, DENSE_FILE, LINEARS_FILE
+from motet.engine.base.tensor_file import TensorFile
+
+
+@dataclass(frozen=True)
+class QuantizedBase:
+    """One base model, its linears in NF4 and everything else in bf16, mapped from its files.
+
+    Serves the adapter store as its view of the model (`fingerprint`, `modules`, `shape`,
+    `weight`). Safe to read from several threads.
+    """
+
+    name: str
+    directory: Path
+    fingerprint: str
+    """sha256 hex over the configuration and every tensor: equal for equal models only."""
+    config: PreTrainedConfig
+    shapes: Mapping[str, tuple[int, int]]
+    """(N, K) of every quantised linear, by module path, in model order."""
+    linears: Mapping[str, Nf4Weight]
+    """The weights of those. Read when asked for; on the CPU, read-only."""
+    biases: Mapping[str, Tensor]
+    """[N], for those of `linears` that have one."""
+    tied: Mapping[str, str]
+    """Names of parameters that are another parameter under a second name."""
+    eos_token_ids: tuple[int, ...]
+    """The tokens that end an answer, by the model's generation settings and its tokenizer."""
+
+    def modules(self) -> Sequence[str]:
+        """Paths of the linears an adapter may change, in model order."""
+        return tuple(self.shapes)
+
+    def shape(self, module: str) -> tuple[int, int]:
+        """(N, K) of a linear. KeyError for a path that is not among `modules()`."""
+        return self.shapes[module]
+
+    def weight(self, module: str) -> Tensor:
+        """[N, K] float32: the weight that really runs. KeyError for an unknown path."""
+        return self.linears[module].dequantize(torch.float32)
+
+    def build_model(self, dtype: torch.dtype, attn_implementation: str) -> PreTrainedModel:
+        """The transformers model, in eval mode and without gradients, on the CPU.
+
+        Everything but the quantised linears holds its weights in `dtype` (what transformers keeps
+        in float32 stays so). In the linears' places stand modules with no parameters, which the
+        caller replaces; the weights and biases that belong there are `linears` and `biases`.
+        """
+        model = build_shell(copy.deepcopy(self.config), dtype, attn_implementation, self.shapes)
+        fill_shell(model, TensorFile(self.directory / DENSE_FILE), dtype, self.tied)
+        if model.generation_config is not None:
+            model.generation_config.eos_token_id = list(self.eos_token_ids)
+        return model
+
+
+class _LinearFile(Mapping[str, Nf4Weight]):
+    """The quantised linears of one file, each read when it is asked for."""
+
+    def __init__(self, file: Path, shapes: Mapping[str, tuple[int, int]]) -> None:
+        self._shapes = shapes
+        self._tensors = TensorFile(file)
+
+    def __getitem__(self, path: str) -> Nf4Weight:
+        shape = self._shapes[path]
+        return Nf4Weight(self._tensors[path + CODES], self._tensors[path + ABSMAX], shape)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shapes)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+
+class _BiasFile(Mapping[str, Tensor]):
+    """The biases of the quantised linears, among the dense tensors of one file."""
+
+    def __init__(self, file: Path, linears: Mapping[str, object]) -> None:
+        self._tensors = TensorFile(file)
+        self._paths = tuple(path for path in linears if f"{path}.bias" in self._tensors)
+
+    def __getitem__(self, path: str) -> Tensor:
+        if path not in self._paths:
+            raise KeyError(path)
+        return self._tensors[f"{path}.bias"]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._paths)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+
+def read_base(directory: Path, name: str, manifest: Mapping[str, Any]) -> QuantizedBase:
+    """Opens what `save_base` wrote. Nothing is read but headers and the configuration."""
+    raw = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    shapes = {path: (rows, columns) for path, (rows, columns) in manifest["linears"].items()}
+    return QuantizedBase(
+        name=name,
+        directory=directory,
+        fingerprint=manifest["fingerprint"],
+        config=build_config(raw),
+        shapes=shapes,
+        linears=_LinearFile(directory / LINEARS_FILE, shapes),
+        biases=_BiasFile(directory / DENSE_FILE, shapes),
+        tied=dict(manifest["tied"]),
+        eos_token_ids=tuple(manifest["eos_token_ids"]),
+    )
