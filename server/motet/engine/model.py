@@ -9,7 +9,7 @@ import torch
 from motet_adapters import Slot
 from motet_kernels import LowRank, Ops, Routing, Segment, SlotTable
 from torch import Tensor
-from transformers import PretrainedConfig
+from transformers import PreTrainedConfig
 
 from motet.engine import kv_cache
 from motet.engine.attention import ATTENTION_NAME, PagedStep, register_attention
@@ -55,10 +55,10 @@ class PagedModel:
         self.ops = ops
         self._routing = CurrentRouting()
         self._model = base.build_model(dtype, attn_implementation=ATTENTION_NAME).to(device)
-        shapes = {path: weight.shape for path, weight in base.linears.items()}
-        found = survey(self._model, shapes)
+        found = survey(self._model, base.shapes)
         self.tables: Mapping[str, SlotTable] = {
-            path: SlotTable(num_slots, shape[1], shape[0], device) for path, shape in shapes.items()
+            path: SlotTable(num_slots, in_features, out_features, device)
+            for path, (out_features, in_features) in base.shapes.items()
         }
         self._groups = self._install(base, found, device)
         config = self._model.config.get_text_config()
@@ -129,7 +129,7 @@ class PagedModel:
         return groups
 
 
-def _max_model_len(config: PretrainedConfig, asked: int | None) -> int:
+def _max_model_len(config: PreTrainedConfig, asked: int | None) -> int:
     """The longest sequence served: the model's own limit, or less if asked."""
     longest: int = config.max_position_embeddings
     parameters = getattr(config, "rope_parameters", None) or {}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from motet.engine.attention import LayerAttention
 from motet.errors import UnsupportedModel
@@ -101,7 +101,7 @@ def _groups(
     return (*(tuple(group) for group in groups), *((p,) for p in paths if p not in grouped))
 
 
-def _layers(calls: Sequence[LayerShape], config: PretrainedConfig) -> dict[int, LayerShape]:
+def _layers(calls: Sequence[LayerShape], config: PreTrainedConfig) -> dict[int, LayerShape]:
     layers = {shape.attention.layer: shape for shape in calls}
     expected = config.num_hidden_layers
     if len(calls) != expected or len(layers) != expected:
@@ -120,7 +120,7 @@ def _layers(calls: Sequence[LayerShape], config: PretrainedConfig) -> dict[int, 
     return layers
 
 
-def _window(config: PretrainedConfig, layer: int) -> int | None:
+def _window(config: PreTrainedConfig, layer: int) -> int | None:
     """The sliding window the configuration promises for a layer. Raises UnsupportedModel."""
     types = getattr(config, "layer_types", None)
     if types is not None and types[layer] not in ("full_attention", "sliding_attention"):
