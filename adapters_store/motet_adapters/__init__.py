@@ -1,1 +1,43 @@
 """Bytes in, leased adapters out. Knows nothing of HTTP or the engine."""
+
+from motet_adapters.adapter import Adapter
+from motet_adapters.arena import Arena, ArenaStats
+from motet_adapters.base_weights import BaseWeights
+from motet_adapters.errors import (
+    AdapterError,
+    AdapterLoadFailed,
+    AdapterNotFound,
+    AdapterRefused,
+    AdapterTooLarge,
+    InvalidName,
+    StoreFull,
+    StoreUnusable,
+)
+from motet_adapters.image import Entry, Image
+from motet_adapters.index import Lease
+from motet_adapters.limits import Limits
+from motet_adapters.residents import Slot
+from motet_adapters.staging import Staging
+from motet_adapters.store import AdapterStore
+
+__all__ = [
+    "Adapter",
+    "AdapterError",
+    "AdapterLoadFailed",
+    "AdapterNotFound",
+    "AdapterRefused",
+    "AdapterStore",
+    "AdapterTooLarge",
+    "Arena",
+    "ArenaStats",
+    "BaseWeights",
+    "Entry",
+    "Image",
+    "InvalidName",
+    "Lease",
+    "Limits",
+    "Slot",
+    "Staging",
+    "StoreFull",
+    "StoreUnusable",
+]

@@ -1,0 +1,181 @@
+"""The device tier: a byte budget of resident adapters, with pins, loads off the engine thread.
+
+Threads. `acquire`, `release` and `close` belong to the engine thread, which alone decides what is
+evicted. Loader threads fetch an image, copy it into a region set aside for it, and publish the
+slot when the copy is complete. `stats` may be called from anywhere.
+
+The first load of a digest takes two trips to a loader thread, because its size is learnt from its
+image; later ones take one. Between the trips nothing is reserved, so an abandoned load costs
+nobody their place.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+
+from motet_adapters.device_copy import DeviceCopy
+from motet_adapters.errors import AdapterError, AdapterLoadFailed
+from motet_adapters.image import Image, aligned
+from motet_adapters.residents import Place, Residents, Slot
+
+_REGION_ALIGNMENT = 256  # bytes: the coarsest alignment any device asks of a tensor
+_NUM_LOADERS = 2  # one reads a disk while the other copies; more only contend
+_T = TypeVar("_T")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ArenaStats:
+    """A snapshot: counts of adapters, sizes in bytes, totals since construction."""
+
+    resident: int  # ready to run
+    loading: int  # wanted and on their way
+    pinned: int  # resident and in use
+    used_bytes: int
+    budget_bytes: int
+    num_loads: int
+    num_failures: int
+    num_evictions: int
+    num_hits: int  # acquires of an adapter that was here already
+
+
+class Arena:
+    """Adapters resident on `device`, in one flat tensor of `num_bytes` and slots 1..num_slots.
+
+    `images` is called on loader threads; `on_ready`, if given, is called there whenever a load
+    ends, well or badly, and must neither block nor raise.
+    """
+
+    def __init__(
+        self,
+        images: Callable[[str], Image],
+        *,
+        num_bytes: int,
+        num_slots: int,
+        device: torch.device,
+        on_ready: Callable[[], None] = lambda: None,
+    ) -> None:
+        if num_slots < 1 or num_bytes < _REGION_ALIGNMENT:
+            raise ValueError(f"an arena needs a slot and at least {_REGION_ALIGNMENT} bytes")
+        self._images = images
+        self._on_ready = on_ready
+        self._budget_bytes = num_bytes
+        # Zeroed, so that no byte of whoever used this memory before can ever be read.
+        self._buffer = torch.zeros(num_bytes, dtype=torch.uint8, device=device)
+        self._residents = Residents(num_bytes // _REGION_ALIGNMENT * _REGION_ALIGNMENT, num_slots)
+        self._sizes: dict[str, int] = {}
+        self._loading: set[str] = set()
+        self._failures: dict[str, str] = {}
+        self._num_loads = self._num_failures = self._num_evictions = self._num_hits = 0
+        self._lock = threading.Lock()
+        self._loaders = ThreadPoolExecutor(_NUM_LOADERS, thread_name_prefix="motet-arena")
+
+    def acquire(self, digest: str) -> Slot | None:
+        """The digest's slot, pinned once more; None when it isn't resident yet: not this step.
+
+        A None starts a load where there is room, evicting the least recently used of the unpinned
+        if that makes the room. Ask again on a later step.
+        Raises AdapterLoadFailed once for each load that failed; asking again retries.
+        """
+        with self._lock:
+            resident = self._residents.get(digest)
+            if resident is not None:
+                self._num_hits += resident.was_acquired
+                self._residents.pin(resident)
+                return resident.slot
+            if digest in self._failures:
+                raise AdapterLoadFailed(digest, self._failures.pop(digest))
+            if digest not in self._loading:
+                self._start(digest)
+            return None
+
+    def release(self, slot: Slot) -> None:
+        """Undo one `acquire`. Raises ValueError when there is none to undo."""
+        with self._lock:
+            self._residents.unpin(slot)
+
+    def stats(self) -> ArenaStats:
+        with self._lock:
+            return ArenaStats(
+                resident=len(self._residents),
+                loading=len(self._loading),
+                pinned=self._residents.num_pinned,
+                used_bytes=self._residents.used_bytes,
+                budget_bytes=self._budget_bytes,
+                num_loads=self._num_loads,
+                num_failures=self._num_failures,
+                num_evictions=self._num_evictions,
+                num_hits=self._num_hits,
+            )
+
+    def close(self) -> None:
+        """Drop the loads that have not begun and wait for those that have."""
+        self._loaders.shutdown(wait=True, cancel_futures=True)
+
+    def _start(self, digest: str) -> None:
+        size = self._sizes.get(digest)
+        if size is None:
+            self._loading.add(digest)
+            self._loaders.submit(self._measure, digest)
+            return
+        if size > self._budget_bytes:
+            raise AdapterLoadFailed(digest, _too_large(size, self._budget_bytes))
+        reserved = self._residents.set_aside(size)
+        if reserved is None:
+            return
+        place, num_evicted = reserved
+        self._num_evictions += num_evicted
+        region = self._buffer[place.region.offset : place.region.end]
+        self._loading.add(digest)
+        self._loaders.submit(self._load, digest, place, DeviceCopy.into(region))
+
+    def _measure(self, digest: str) -> None:
+        image = self._attempt(digest, lambda: self._images(digest))
+        with self._lock:
+            self._loading.discard(digest)
+            if image is not None:
+                self._sizes[digest] = aligned(image.num_bytes, _REGION_ALIGNMENT)
+        self._on_ready()
+
+    def _load(self, digest: str, place: Place, copy: DeviceCopy) -> None:
+        slot = self._attempt(digest, lambda: self._copied(digest, place, copy))
+        with self._lock:
+            self._loading.discard(digest)
+            if slot is None:
+                self._residents.give_back(place)
+            else:
+                self._residents.add(slot, place)
+                self._num_loads += 1
+        self._on_ready()
+
+    def _copied(self, digest: str, place: Place, copy: DeviceCopy) -> Slot:
+        image = self._images(digest)
+        views = image.views(copy.run(image.buffer))
+        return Slot(place.index, place.generation, digest, views)
+
+    def _attempt(self, digest: str, work: Callable[[], _T]) -> _T | None:
+        try:
+            return work()
+        except AdapterError as error:
+            message = error.message
+        except Exception:
+            # A loader thread has nobody to raise to: the failure goes to the next `acquire`.
+            _log.exception("loading adapter %s failed", digest)
+            message = "The adapter could not be loaded; the server's log says why."
+        with self._lock:
+            self._failures[digest] = message
+            self._sizes.pop(digest, None)
+            self._num_failures += 1
+        return None
+
+
+def _too_large(size: int, budget: int) -> str:
+    return (
+        f"The adapter needs {size} bytes on the device, but the budget for adapters is {budget} "
+        "bytes. Train it with a smaller rank, or give the server a larger budget."
+    )

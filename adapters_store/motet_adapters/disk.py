@@ -1,0 +1,95 @@
+"""The store's directory. Every name in it is a digest or random; none comes from a user.
+
+lock                       held while a process has the store open
+registry.sqlite3           tenant and name -> digest
+sources/DIGEST/            the two uploaded files
+images/DIGEST.TAG          derived; TAG stands for base and dtype
+staging/RANDOM/            uploads on their way in; emptied at every start
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+from motet_adapters.durable import rename
+from motet_adapters.errors import StoreUnusable
+from motet_adapters.source import Source
+
+
+class Disk:
+    """Placing and removing. The store's writer lock serialises all but the path properties."""
+
+    def __init__(self, root: Path, fingerprint: str, dtype: torch.dtype) -> None:
+        self.staging = root / "staging"
+        self._sources = root / "sources"
+        self._images = root / "images"
+        self._tag = hashlib.sha256(f"{fingerprint} {dtype}".encode()).hexdigest()[:16]
+        self.registry = root / "registry.sqlite3"
+        for directory in (self.staging, self._sources, self._images):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock = _locked(root / "lock")
+
+    def source(self, digest: str) -> Source:
+        return Source(self._sources / digest, digest)
+
+    def image_path(self, digest: str) -> Path:
+        return self._images / f"{digest}.{self._tag}"
+
+    def sweep(self, live: set[str]) -> None:
+        """Remove what a crash left behind, what no name holds, and images of another base."""
+        for path in self.staging.iterdir():
+            _remove(path)
+        for path in self._sources.iterdir():
+            if path.name not in live:
+                _remove(path)
+        for path in self._images.iterdir():
+            digest, _, tag = path.name.partition(".")
+            if digest not in live or tag != self._tag:
+                _remove(path)
+
+    def place_source(self, source: Source, *, replace: bool) -> None:
+        """Rename a finished source into place, durably. One that is there is kept or replaced."""
+        target = self.source(source.digest).directory
+        if target.exists():
+            if not replace:
+                return
+            target.rename(source.directory.with_name("damaged"))
+        rename(source.directory, target)
+
+    def place_image(self, path: Path, digest: str) -> None:
+        """Rename a written image into place, durably."""
+        rename(path, self.image_path(digest))
+
+    def remove(self, digest: str) -> None:
+        """Remove source and image. What can't be removed now goes at the next start."""
+        _remove(self.image_path(digest))
+        _remove(self.source(digest).directory)
+
+    def close(self) -> None:
+        os.close(self._lock)
+
+
+def _locked(path: Path) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise StoreUnusable(
+            "Another process has this adapter store open. Stop it, or give this one another "
+            "directory."
+        ) from error
+    return descriptor
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()

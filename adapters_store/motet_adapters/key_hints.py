@@ -1,0 +1,61 @@
+"""Tensors that have no place, and what they usually mean."""
+
+from motet_adapters.names import listed
+
+# Asked in this order; the first part found in a name decides what is said of it.
+_MEANINGS = (
+    (
+        ".lora_embedding_",
+        "They adapt an embedding, which is not served: train without embed_tokens and lm_head "
+        "in target_modules.",
+    ),
+    (
+        ".base_layer.",
+        "They copy weights of the base: save with save_embedding_layers=False.",
+    ),
+    (
+        "trainable_tokens_delta",
+        "They are trained token embeddings, which are not served: train without "
+        "trainable_token_indices.",
+    ),
+    (".lora_B.bias", "They are biases of lora_B: train with lora_bias=False."),
+    (".lora_diag", "They belong to KaSA, which is not served: convert it to plain LoRA."),
+    (
+        ".lora_A.default",
+        "They carry the adapter's name inside: save with PEFT's model.save_pretrained, not with "
+        "state_dict().",
+    ),
+    (
+        ".lora_B.default",
+        "They carry the adapter's name inside: save with PEFT's model.save_pretrained, not with "
+        "state_dict().",
+    ),
+)
+_DORA = "They are DoRA magnitudes: set use_dora to true if the adapter was trained so."
+_TWICE = "They are DoRA magnitudes stored twice, with and without .weight: keep one."
+_UNTARGETED = (
+    "The config does not target their modules, or the base has none of that name: correct "
+    "target_modules to what was trained, or serve the base the adapter was trained on."
+)
+_PREFIX = "Names must begin with base_model.model. as PEFT's model.save_pretrained writes them."
+_WHOLE = "They are whole weights of modules (modules_to_save), which are not served."
+
+
+def explain(extra: list[str], use_dora: bool) -> str:
+    """A message for tensors that landed on no module; `extra` is not empty."""
+    return f"{len(extra)} tensors fit no targeted module: {listed(extra)}. " + _meaning(
+        extra[0], use_dora
+    )
+
+
+def _meaning(name: str, use_dora: bool) -> str:
+    for part, meaning in _MEANINGS:
+        if part in name:
+            return meaning
+    if ".lora_magnitude_vector" in name:
+        return _TWICE if use_dora and name.endswith(".weight") else _DORA
+    if not name.startswith("base_model.model."):
+        return _PREFIX
+    if ".lora_A." in name or ".lora_B." in name:
+        return _UNTARGETED
+    return _WHOLE
