@@ -323,7 +323,7 @@ class Engine:
             request=request,
             arrival=0,
             deliver=_Delivery(self, request.id, deliver),
-            decoder=self._tokenizer.decoder(),
+            decoder=self._tokenizer.decoder(request.prompt),
             stops=StopStrings(request.params.stop),
             counts=TokenCounts(request.prompt),
         )

@@ -73,7 +73,7 @@ class Slots:
 
     def acquire(self, digest: str) -> Slot | None:
         if digest in self.broken:
-            raise AdapterLoadFailed(f"adapter {digest} could not be loaded")
+            raise AdapterLoadFailed(digest, f"adapter {digest} could not be loaded")
         if digest in self.absent or (digest not in self.pins and len(self.pins) == self.room):
             return None
         self.pins[digest] = self.pins.get(digest, 0) + 1
@@ -125,7 +125,7 @@ def test_decoding_goes_on_while_a_prompt_is_computed() -> None:
     run(s)
     s.add(sequence(1, prompt_len=20))
     assert spans(run(s)) == [(0, 2, 1), (1, 0, 8)]
-    assert spans(run(s)) == [(0, 3, 1), (1, 8, 8)]
+    assert spans(run(s)) == [(0, 3, 1), (1, 8, 8), (1, 16, 4)]
 
 
 def test_limits_that_would_starve_prompts_are_refused() -> None:
