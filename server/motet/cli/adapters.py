@@ -1,0 +1,121 @@
+"""`motet adapters`: the tenant's own adapters on a running server, and a check without one."""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import typer
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.table import Table
+
+from motet.cli.adapter_files import AdapterFiles
+from motet.cli.adapter_table import adapter_facts
+from motet.cli.model_work import load
+from motet.cli.remote import DEFAULT_URL, Key, Remote, Url
+from motet.cli.settings_flags import with_settings
+from motet.cli.terminal import remarks, results, say
+from motet.settings import Settings
+
+adapters = typer.Typer(help="Upload, list, remove and check adapters.", no_args_is_help=True)
+
+Directory = Annotated[
+    Path,
+    typer.Argument(
+        metavar="DIR",
+        help="Directory with adapter_config.json and adapter_model.safetensors, as PEFT saves it.",
+    ),
+]
+
+
+@adapters.command()
+def push(
+    directory: Directory,
+    name: Annotated[
+        str | None,
+        typer.Option(help="Name on the server. Unset: the directory's.", show_default=False),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Let the server check it and publish nothing.")
+    ] = False,
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+) -> None:
+    """Upload an adapter and show what of the model it matched."""
+    files = AdapterFiles.find(directory)
+    target = name or directory.resolve().name
+    with Remote(url, key) as server:
+        adapter = _upload(server, target, files, dry_run)
+    results().print(adapter_facts(adapter), markup=False)
+    done = "would be accepted; nothing was published" if dry_run else "is published"
+    say(remarks(), f"Adapter {target} {done}.")
+
+
+@adapters.command("list")
+def list_(url: Url = DEFAULT_URL, key: Key = None) -> None:
+    """List the tenant's adapters."""
+    with Remote(url, key) as server:
+        found = server.call("GET", "/v1/adapters")["data"]
+    if not found:
+        say(remarks(), "No adapters yet. Upload one with: motet adapters push DIR")
+        return
+    table = Table("name", "kind", "ranks", "parameters", "bytes", "digest", box=None)
+    for adapter in found:
+        table.add_row(*_row(adapter))
+    results().print(table, markup=False)
+
+
+@adapters.command()
+def rm(
+    name: Annotated[str, typer.Argument(help="Name of the adapter.")],
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+) -> None:
+    """Remove an adapter. Requests that run on it now are still answered."""
+    with Remote(url, key) as server:
+        server.call("DELETE", _path(name))
+    say(results(), f"Removed adapter {name}.")
+
+
+@adapters.command()
+@with_settings(
+    "base", "data_dir", "double_quant", "dtype", "max_adapter_rank", "max_upload_bytes",
+    "adapter_device_bytes",
+)  # fmt: skip
+def check(directory: Directory, settings: Settings) -> None:
+    """Check an adapter against a base model without any server: the same checks as an upload."""
+    load("checking")(AdapterFiles.find(directory), directory.resolve().name, settings)
+
+
+def _upload(server: Remote, name: str, files: AdapterFiles, dry_run: bool) -> dict[str, Any]:
+    columns = (TextColumn("uploading"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    console = remarks()
+    with (
+        Progress(
+            *columns, console=console, transient=True, disable=not console.is_terminal
+        ) as progress,
+        ExitStack() as opened,
+    ):
+        parts = {
+            path.name: (path.name, opened.enter_context(progress.open(path, "rb")))
+            for path in files
+        }
+        params = {"dry_run": "true"} if dry_run else {}
+        answer: dict[str, Any] = server.call("PUT", _path(name), files=parts, params=params)
+    return answer
+
+
+def _path(name: str) -> str:
+    return f"/v1/adapters/{quote(name, safe='')}"
+
+
+def _row(adapter: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        str(adapter["name"]),
+        str(adapter["kind"]),
+        ", ".join(str(rank) for rank in adapter["ranks"]),
+        f"{adapter['num_parameters']:,}",
+        f"{adapter['source_bytes']:,}",
+        str(adapter["digest"])[:12],
+    )

@@ -1,0 +1,31 @@
+"""The commands, put together."""
+
+import typer
+
+from motet.cli.adapters import adapters
+from motet.cli.config import config
+from motet.cli.generate import generate
+from motet.cli.quantize import quantize
+from motet.cli.sentences import SentenceGroup
+from motet.cli.serve import serve
+from motet.cli.tenants import tenants
+
+app = typer.Typer(
+    name="motet",
+    help="One 4-bit base model, many tenants' LoRA and DoRA adapters, one forward pass.",
+    cls=SentenceGroup,
+    no_args_is_help=True,
+    rich_markup_mode=None,  # its tables cut long flags off on a narrow terminal
+    pretty_exceptions_enable=False,
+)
+app.command()(serve)
+app.command()(quantize)
+app.add_typer(tenants, name="tenants")
+app.add_typer(adapters, name="adapters")
+app.command()(generate)
+app.command()(config)
+
+
+def main() -> None:
+    """The console script `motet`."""
+    app()

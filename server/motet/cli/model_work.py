@@ -1,0 +1,19 @@
+"""The door to the commands that need the model.
+
+Their modules import torch and transformers, which takes seconds. `motet --help`, `motet tenants`
+and the commands that only talk to a server should not wait for that, so those modules are
+imported when one of their commands really runs. All of them live in `motet.cli`: nothing reaches
+past the import rule through this door.
+"""
+
+import importlib
+from collections.abc import Callable
+from typing import Any, Literal
+
+Work = Literal["serving", "quantizing", "checking"]
+
+
+def load(work: Work) -> Callable[..., Any]:
+    """The function `run` of `motet.cli.<work>`."""
+    run: Callable[..., Any] = importlib.import_module(f"motet.cli.{work}").run
+    return run

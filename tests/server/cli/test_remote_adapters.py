@@ -1,0 +1,140 @@
+import pytest
+
+from tests.support.scripted_server import scripted_server
+
+ADAPTER = {
+    "name": "red",
+    "kind": "dora",
+    "ranks": [4, 8],
+    "matched": {"q_proj": 30, "v_proj": 30},
+    "num_parameters": 1234567,
+    "source_bytes": 2000,
+    "image_bytes": 3000,
+    "digest": "ab" * 32,
+    "created": 0,
+}
+REFUSED = {"error": {"message": "r is 512, more than 256.", "type": "invalid_request_error"}}
+
+
+@pytest.fixture
+def adapter_dir(tmp_path):
+    directory = tmp_path / "red"
+    directory.mkdir()
+    (directory / "adapter_config.json").write_text('{"r": 4}')
+    (directory / "adapter_model.safetensors").write_bytes(b"weights" * 100)
+    return directory
+
+
+def test_push_sends_both_files_and_shows_what_matched(run, adapter_dir):
+    with scripted_server({"PUT /v1/adapters/red": (201, ADAPTER)}) as server:
+        result = run("adapters", "push", adapter_dir, "--url", server.url, "--key", "k")
+    assert result.exit_code == 0, result.output
+    (seen,) = server.seen
+    assert seen.headers["Authorization"] == "Bearer k"
+    assert b'name="adapter_config.json"; filename="adapter_config.json"' in seen.body
+    assert b"weights" * 100 in seen.body
+    assert "q_proj x 30, v_proj x 30" in result.stdout
+    assert "Adapter red is published." in result.stderr
+
+
+def test_push_under_another_name_as_a_dry_run(run, adapter_dir, monkeypatch):
+    with scripted_server({"PUT /v1/adapters/blue": (200, ADAPTER)}) as server:
+        monkeypatch.setenv("MOTET_URL", server.url)
+        monkeypatch.setenv("MOTET_API_KEY", "from-the-environment")
+        result = run("adapters", "push", adapter_dir, "--name", "blue", "--dry-run")
+    assert server.seen[0].path == "/v1/adapters/blue?dry_run=true"
+    assert server.seen[0].headers["Authorization"] == "Bearer from-the-environment"
+    assert "would be accepted; nothing was published" in result.stderr
+
+
+def test_the_server_s_refusal_is_told_in_its_own_words(run, adapter_dir):
+    with scripted_server({"PUT /v1/adapters/red": (422, REFUSED)}) as server:
+        result = run("adapters", "push", adapter_dir, "--url", server.url)
+    assert result.exit_code == 2
+    assert result.stderr == "Error: r is 512, more than 256.\n"
+
+
+def test_a_wrong_key_says_where_to_give_it(run):
+    refused = {"error": {"message": "This key is not known."}}
+    with scripted_server({"GET /v1/adapters": (401, refused)}) as server:
+        result = run("adapters", "list", "--url", server.url)
+    assert result.stderr == (
+        "Error: This key is not known. Give the tenant's key with --key (MOTET_API_KEY).\n"
+    )
+
+
+def test_list_is_a_table(run):
+    with scripted_server({"GET /v1/adapters": (200, {"data": [ADAPTER]})}) as server:
+        result = run("adapters", "list", "--url", server.url)
+    row = result.stdout.splitlines()[1].split()
+    assert row == ["red", "dora", "4,", "8", "1,234,567", "2,000", "ab" * 6]
+
+
+def test_an_empty_list_says_what_to_do(run):
+    with scripted_server({"GET /v1/adapters": (200, {"data": []})}) as server:
+        result = run("adapters", "list", "--url", server.url)
+    assert result.stdout == ""
+    assert "motet adapters push DIR" in result.stderr
+
+
+def test_rm_deletes_by_name(run):
+    with scripted_server({"DELETE /v1/adapters/red": (204, "")}) as server:
+        result = run("adapters", "rm", "red", "--url", server.url)
+    assert server.seen[0].method == "DELETE"
+    assert result.stdout == "Removed adapter red.\n"
+
+
+@pytest.mark.parametrize("name", ["../tenants", "a/b", "a?x=1"])
+def test_a_name_cannot_reach_another_route(run, name):
+    with scripted_server({}) as server:
+        result = run("adapters", "rm", name, "--url", server.url)
+    assert result.exit_code == 2
+    assert all(seen.path.startswith("/v1/adapters/") for seen in server.seen)
+    assert all("/" not in seen.path.removeprefix("/v1/adapters/") for seen in server.seen)
+
+
+def test_no_server_is_a_sentence(run):
+    result = run("adapters", "list", "--url", "http://127.0.0.1:1")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("Error: No server answers at http://127.0.0.1:1.")
+
+
+@pytest.mark.parametrize("url", ["localhost", "127.0.0.1:8000", "ftp://x"])
+def test_a_url_that_is_none_is_a_sentence(run, url):
+    result = run("adapters", "list", "--url", url)
+    assert result.exit_code == 2
+    assert "give --url http://HOST:PORT" in result.stderr
+
+
+def test_an_answer_of_some_other_server_is_a_sentence(run):
+    with scripted_server({"GET /v1/adapters": (200, "<html>")}) as server:
+        result = run("adapters", "list", "--url", server.url)
+    assert result.exit_code == 2
+    assert "is it a Motet server?" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("remove", "add", "sentence"),
+    [
+        ("adapter_config.json", None, "has no adapter_config.json"),
+        ("adapter_model.safetensors", None, "has no adapter_model.safetensors"),
+        ("adapter_model.safetensors", "adapter_model.bin", "a pickle"),
+    ],
+)
+def test_a_directory_without_an_adapter_is_refused_before_anything_is_sent(
+    run, adapter_dir, remove, add, sentence
+):
+    (adapter_dir / remove).unlink()
+    if add:
+        (adapter_dir / add).write_bytes(b"")
+    with scripted_server({}) as server:
+        result = run("adapters", "push", adapter_dir, "--url", server.url)
+    assert result.exit_code == 2
+    assert sentence in result.stderr
+    assert server.seen == []
+
+
+def test_no_directory_is_a_sentence(run, tmp_path):
+    result = run("adapters", "push", tmp_path / "nothing")
+    assert result.exit_code == 2
+    assert "is no directory" in result.stderr
