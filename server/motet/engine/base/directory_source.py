@@ -1,6 +1,5 @@
 """A base model in a checkpoint directory, as `save_pretrained` writes it."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,29 +7,20 @@ from typing import Any
 import torch
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
-    AutoTokenizer,
     BitsAndBytesConfig,
     PreTrainedConfig,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 from transformers.utils import logging as transformers_logging
 
+from motet.engine.base.end_tokens import read_end_tokens
 from motet.engine.base.progress import Progress
 from motet.engine.base.safe_config import build_config, read_raw_config
 from motet.engine.base.source import LoadedCheckpoint
 from motet.engine.base.stamp import stamp_files
+from motet.engine.base.tokenizer_files import TOKENIZER_FILES, copy_inert, load_tokenizer
 from motet.engine.base.weight_files import find_weight_files, open_tensors
 from motet.errors import UnsupportedModel
-
-_TOKENIZER_FILES = (
-    "tokenizer*",
-    "*.jinja",
-    "vocab*",
-    "merges*",
-    "special_tokens*",
-    "added_tokens*",
-)
 
 
 class DirectorySource:
@@ -44,7 +34,7 @@ class DirectorySource:
     def identity(self) -> str:
         files = {self._directory / "config.json", self._directory / "generation_config.json"}
         files.update(find_weight_files(self._directory))
-        for pattern in _TOKENIZER_FILES:
+        for pattern in TOKENIZER_FILES:
             files.update(self._directory.glob(pattern))
         return stamp_files(sorted(file for file in files if file.is_file()))
 
@@ -53,41 +43,10 @@ class DirectorySource:
         config = build_config(raw)
         quantization = _accepted_quantization(raw.get("quantization_config"))
         tensors = open_tensors(find_weight_files(self._directory))
-        tokenizer = load_tokenizer(self._directory)
-        progress("reading the weights", 0.0)
+        tokenizer = load_tokenizer(copy_inert(self._directory, scratch / "tokenizer", raw))
+        progress("Reading the weights", 0.0)
         model = _load_model(config, tensors, quantization)
-        _take_end_tokens(model, self._directory / "generation_config.json")
-        return LoadedCheckpoint(model, tokenizer)
-
-
-def load_tokenizer(directory: Path, **kwargs: str) -> PreTrainedTokenizerBase:
-    """The checkpoint's tokenizer, from files alone. Raises UnsupportedModel when there is none."""
-    try:
-        return AutoTokenizer.from_pretrained(
-            directory, trust_remote_code=False, local_files_only=True, **kwargs
-        )
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise UnsupportedModel(
-            f"The tokenizer of {directory.name} cannot be loaded without running code from the "
-            f"checkpoint or fetching more files ({error}). Save it with "
-            "`AutoTokenizer.from_pretrained(...).save_pretrained(DIR)` beside the weights."
-        ) from None
-
-
-def _take_end_tokens(model: PreTrainedModel, file: Path) -> None:
-    """Chat models name the tokens that end a turn here, and often nowhere else. The rest of the
-    file (sampling defaults, a custom generation loop) is not for a server to obey."""
-    if not file.is_file() or model.generation_config is None:
-        return
-    try:
-        ids = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
-    except (UnicodeDecodeError, json.JSONDecodeError, AttributeError) as error:
-        raise UnsupportedModel(
-            f"{file} is not a JSON object ({error}). Fetch the checkpoint again."
-        ) from None
-    found = [ids] if isinstance(ids, int) else ids
-    if isinstance(found, list) and all(isinstance(token, int) for token in found):
-        model.generation_config.eos_token_id = found
+        return LoadedCheckpoint(model, tokenizer, read_end_tokens(self._directory))
 
 
 def _accepted_quantization(raw: Any) -> BitsAndBytesConfig | None:

@@ -6,10 +6,12 @@ import torch
 from transformers import AutoModelForCausalLM, GgufConfig
 from transformers.utils import logging as transformers_logging
 
-from motet.engine.base.directory_source import load_tokenizer, refuse_incomplete
+from motet.engine.base.directory_source import refuse_incomplete
+from motet.engine.base.end_tokens import as_ids
 from motet.engine.base.progress import Progress
 from motet.engine.base.source import LoadedCheckpoint
 from motet.engine.base.stamp import stamp_files
+from motet.engine.base.tokenizer_files import load_tokenizer
 from motet.errors import UnsupportedModel
 
 
@@ -29,7 +31,7 @@ class GgufSource:
         alone = scratch / "gguf"
         alone.mkdir()
         (alone / self._file.name).symlink_to(self._file.resolve())
-        progress("unpacking the GGUF file", 0.0)
+        progress("Unpacking the GGUF file", 0.0)
         shown = transformers_logging.is_progress_bar_enabled()
         transformers_logging.disable_progress_bar()
         try:
@@ -51,4 +53,5 @@ class GgufSource:
             if shown:
                 transformers_logging.enable_progress_bar()
         refuse_incomplete(loading)
-        return LoadedCheckpoint(model, load_tokenizer(alone, gguf_file=self._file.name))
+        tokenizer = load_tokenizer(alone, gguf_file=self._file.name)
+        return LoadedCheckpoint(model, tokenizer, as_ids(model.config.eos_token_id))

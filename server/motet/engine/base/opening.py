@@ -41,8 +41,8 @@ def open_base(
     def write(directory: Path, scratch: Path) -> dict[str, Any]:
         loaded = found.load(scratch, report)
         weights = quantize_linears(loaded.model, double_quant=double_quant, progress=report)
-        report("writing the quantised base", 1.0)
-        return save_base(directory, loaded.model, loaded.tokenizer, weights, found.description)
+        report("Writing the quantised base", 1.0)
+        return save_base(directory, loaded, weights, found.description)
 
     manifest = cache.find(key) or cache.build(key, write)
     return read_base(cache.directory(key), found.name, manifest)

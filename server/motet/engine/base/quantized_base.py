@@ -12,6 +12,7 @@ from motet_kernels.nf4 import Nf4Weight
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from motet.engine.base.end_tokens import read_end_tokens
 from motet.engine.base.model_shell import build_shell, fill_shell
 from motet.engine.base.safe_config import build_config
 from motet.engine.base.saving import ABSMAX, CODES, DENSE_FILE, LINEARS_FILE
@@ -39,8 +40,6 @@ class QuantizedBase:
     """[N], for those of `linears` that have one."""
     tied: Mapping[str, str]
     """Names of parameters that are another parameter under a second name."""
-    eos_token_ids: tuple[int, ...]
-    """The tokens that end an answer, by the model's generation settings and its tokenizer."""
 
     def modules(self) -> Sequence[str]:
         """Paths of the linears an adapter may change, in model order."""
@@ -64,7 +63,7 @@ class QuantizedBase:
         model = build_shell(copy.deepcopy(self.config), dtype, attn_implementation, self.shapes)
         fill_shell(model, TensorFile(self.directory / DENSE_FILE), dtype, self.tied)
         if model.generation_config is not None:
-            model.generation_config.eos_token_id = list(self.eos_token_ids)
+            model.generation_config.eos_token_id = read_end_tokens(self.directory) or None
         return model
 
 
@@ -118,5 +117,4 @@ def read_base(directory: Path, name: str, manifest: Mapping[str, Any]) -> Quanti
         linears=_LinearFile(directory / LINEARS_FILE, shapes),
         biases=_BiasFile(directory / DENSE_FILE, shapes),
         tied=dict(manifest["tied"]),
-        eos_token_ids=tuple(manifest["eos_token_ids"]),
     )

@@ -32,7 +32,7 @@ def quantize_linears(
         )
     weights: dict[str, Nf4Weight] = {}
     for number, (path, module) in enumerate(linears):
-        progress(f"quantising {path}", number / len(linears))
+        progress(f"Quantising {path}", number / len(linears))
         weights[path] = _nf4(path, module, double_quant)
         module.weight = nn.Parameter(
             torch.empty(weights[path].shape, device="meta"), requires_grad=False

@@ -27,10 +27,15 @@ _ACTIVE_KEYS = frozenset(
 def read_raw_config(directory: Path) -> dict[str, Any]:
     """config.json as data. Raises UnsupportedModel when it is missing or no JSON object."""
     path = directory / "config.json"
+    if not path.is_file():
+        raise UnsupportedModel(_no_config(directory))
+    return read_object(path)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON file of a checkpoint as data. Raises UnsupportedModel when it is no JSON object."""
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UnsupportedModel(_no_config(directory)) from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UnsupportedModel(
             f"{path} is not JSON ({error}). Fetch the checkpoint again."
@@ -64,16 +69,18 @@ def build_config(raw: dict[str, Any]) -> PreTrainedConfig:
             "architecture is part of transformers."
         )
     try:
-        return CONFIG_MAPPING[model_type].from_dict(_inert(raw))
+        return CONFIG_MAPPING[model_type].from_dict(inert(raw))
     except (TypeError, ValueError) as error:
         raise UnsupportedModel(
             f"transformers does not accept this config.json ({error}). Fetch the checkpoint again."
         ) from None
 
 
-def _inert(raw: dict[str, Any]) -> dict[str, Any]:
+def inert(raw: dict[str, Any]) -> dict[str, Any]:
+    """`raw` without the keys that name code, other files or an implementation to be fetched, and
+    without quantization_config."""
     return {
-        key: _inert(value) if isinstance(value, dict) else value
+        key: inert(value) if isinstance(value, dict) else value
         for key, value in raw.items()
         if key not in _ACTIVE_KEYS
         and key != "quantization_config"

@@ -11,7 +11,10 @@ import torch
 from motet_kernels.nf4 import Nf4Weight
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from motet.engine.base.end_tokens import write_end_tokens
+from motet.engine.base.source import LoadedCheckpoint
 
 LINEARS_FILE = "linears.safetensors"
 DENSE_FILE = "dense.safetensors"
@@ -25,13 +28,10 @@ _CONFIG_NOISE = frozenset(
 
 
 def save_base(
-    directory: Path,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    weights: Mapping[str, Nf4Weight],
-    description: str,
+    directory: Path, loaded: LoadedCheckpoint, weights: Mapping[str, Nf4Weight], description: str
 ) -> dict[str, Any]:
     """Writes everything but the manifest into `directory`, and returns what the manifest tells."""
+    model = loaded.model
     if getattr(model.config, "quantization_config", None) is not None:
         del model.config.quantization_config
     dense, tied = dense_tensors(model)
@@ -45,13 +45,13 @@ def save_base(
         # directory it is kept in.
         (directory / name).chmod(0o644)
     model.config.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
+    loaded.tokenizer.save_pretrained(directory)
+    write_end_tokens(directory, loaded.end_tokens)
     return {
         "source": description,
         "fingerprint": _fingerprint(model.config, {**linears, **dense}),
         "linears": {path: list(weight.shape) for path, weight in weights.items()},
         "tied": tied,
-        "eos_token_ids": _eos_token_ids(model, tokenizer),
     }
 
 
@@ -71,14 +71,6 @@ def dense_tensors(model: PreTrainedModel) -> tuple[dict[str, Tensor], dict[str, 
         first_name[place] = name
         dense[name] = tensor.detach().contiguous()
     return dense, tied
-
-
-def _eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    found: set[int] = set()
-    generation = model.generation_config.eos_token_id if model.generation_config else None
-    for value in (generation, model.config.eos_token_id, tokenizer.eos_token_id):
-        found.update(value if isinstance(value, list) else [] if value is None else [value])
-    return sorted(found)
 
 
 def _fingerprint(config: PreTrainedConfig, tensors: Mapping[str, Tensor]) -> str:

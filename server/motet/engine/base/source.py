@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from motet.engine.base.progress import Progress
 
@@ -14,7 +14,9 @@ class LoadedCheckpoint:
     """A checkpoint in memory, as it was published: bf16, or with bitsandbytes' 4-bit linears."""
 
     model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: PreTrainedTokenizerFast
+    end_tokens: list[int]
+    """The tokens that end an answer, by the checkpoint's own generation settings."""
 
 
 class Source(Protocol):

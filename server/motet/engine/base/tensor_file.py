@@ -16,9 +16,9 @@ class TensorFile(Mapping[str, Tensor]):
     """
 
     def __init__(self, file: Path) -> None:
-        # Typed Any: the package's stubs leave its methods untyped.
-        self._handle: Any = safe_open(file, framework="pt", device="cpu")
-        self._names: dict[str, None] = dict.fromkeys(self._handle.keys())
+        opened: Any = safe_open(file, framework="pt", device="cpu")  # its stubs have no types
+        self._handle = opened
+        self._names: dict[str, None] = dict.fromkeys(opened.keys())
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._names:
