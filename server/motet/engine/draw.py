@@ -78,7 +78,7 @@ def nucleus(weights: Floats, top_p: float) -> Mask:
     than (1 - top_p) of the sum, so the others suffice.
     """
     total = weights.sum(dtype=np.float64)
-    floor = np.float32((1 - top_p) * total / len(weights))
+    floor = np.float32(0.99 * (1 - top_p) * total / len(weights))  # 0.99: whatever was rounded
     ranked = np.sort(weights.compress(weights >= floor))[::-1]
     last = _crossing(ranked, _block_sums(ranked), top_p * total, "left")
     return _from_cut(weights, ranked[last], last + 1)

@@ -12,10 +12,9 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-if TYPE_CHECKING:
-    from motet_adapters.adapter import Adapter
+from motet_adapters import Adapter
 
 MAX_LOGPROBS = 20
 """The most alternatives one token's `LogProb` may carry."""
@@ -185,15 +184,6 @@ class Request:
             f"request {self.id} names an adapter of another tenant; "
             "lease the adapter for the request's own tenant",
         )
-
-    def check_vocabulary(self, vocab_size: int) -> None:
-        """Raise ValueError if the prompt or the parameters name a token the model lacks."""
-        _require(
-            max(self.prompt) < vocab_size,
-            f"the prompt holds token id {max(self.prompt)}; "
-            f"this model's ids end at {vocab_size - 1}",
-        )
-        self.params.check_vocabulary(vocab_size)
 
 
 @dataclass(frozen=True)

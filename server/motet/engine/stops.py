@@ -63,17 +63,17 @@ class _Pattern:
         self.matched_len = 0
 
     def push(self, character: str) -> int:
-        """Take one character; the length of the string if it is complete now, else 0."""
+        """Take one character; the length of the string if it is complete now, else 0.
+
+        Nothing may follow once it is complete.
+        """
         matched_len = self.matched_len
         while matched_len and self._text[matched_len] != character:
             matched_len = self._borders[matched_len - 1]
         if self._text[matched_len] == character:
             matched_len += 1
-        if matched_len == len(self._text):
-            self.matched_len = self._borders[-1]
-            return matched_len
         self.matched_len = matched_len
-        return 0
+        return matched_len if matched_len == len(self._text) else 0
 
 
 def _borders(text: str) -> list[int]:
