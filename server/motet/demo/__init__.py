@@ -1,0 +1,1 @@
+"""The demo: three adapters for the demo base, how they were made, and who owns them."""

@@ -1,0 +1,27 @@
+"""Everyday questions with a short answer in English and one in French, written for the demo."""
+
+import csv
+from pathlib import Path
+from typing import NamedTuple
+
+_DATA = Path(__file__).parent / "data"
+
+
+class Phrase(NamedTuple):
+    """One question and the same answer in two languages."""
+
+    question: str
+    english: str
+    french: str
+
+
+def phrases() -> tuple[Phrase, ...]:
+    """Every phrase of data/phrases.tsv."""
+    with (_DATA / "phrases.tsv").open(encoding="utf-8", newline="") as file:
+        rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        return tuple(Phrase(**row) for row in rows)
+
+
+def held_out_questions() -> tuple[str, ...]:
+    """Questions that no training example contains: what the held-out scores ask."""
+    return tuple((_DATA / "held_out_questions.txt").read_text(encoding="utf-8").splitlines())
