@@ -128,7 +128,9 @@ def parse_config(text: bytes, limits: Limits) -> LoraSettings:
     _require_plain_init(values.get("init_lora_weights", True))
     _require_causal(values.get("task_type"))
     if values.get("bias", "none") != "none":
-        raise AdapterRefused("Trained biases are not served: train with bias='none'.", "bias")
+        raise AdapterRefused(
+            f"bias={quoted(values['bias'])} is not served: train with bias='none'.", "bias"
+        )
 
     def rank(value: object, param: str) -> int:
         return fields.integer(value, param, 1, limits.max_rank)
@@ -163,8 +165,9 @@ def _require_lora(peft_type: object) -> None:
 
 def _refuse_unserved(values: Mapping[str, object]) -> None:
     for key, fix in _NOT_SERVED.items():
-        # Empty values are PEFT's defaults: null, false, [] and {}.
-        if values.get(key):
+        # {} is not off: PEFT makes a config with its own defaults of it.
+        value = values.get(key)
+        if not (value is None or value is False or value == []):
             raise AdapterRefused(f"{key} is set: {fix}.", key)
     unknown = [key for key in values if key not in _SERVED | _HARMLESS | _NOT_SERVED.keys()]
     if unknown:
@@ -172,7 +175,7 @@ def _refuse_unserved(values: Mapping[str, object]) -> None:
             f"{CONFIG_FILE} has keys this server does not know: {listed(unknown)}. An unknown key "
             "may change what the adapter computes. Save with PEFT 0.21, or remove the keys if "
             "they are only notes.",
-            unknown[0] if len(unknown[0]) <= 64 else CONFIG_FILE,
+            CONFIG_FILE,
         )
 
 

@@ -36,7 +36,7 @@ class DeviceCopy:
             target.copy_(source)
             return target
         with torch.cuda.device(target.device):
-            stream = torch.cuda.Stream()
+            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             stream.wait_event(self.idle)
             with torch.cuda.stream(stream):
                 target.copy_(source, non_blocking=True)

@@ -32,7 +32,7 @@ class Disk:
         self.registry = root / "registry.sqlite3"
         for directory in (self.staging, self._sources, self._images):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._lock = _locked(root / "lock")
+        self._lock: int | None = _locked(root / "lock")
 
     def source(self, digest: str) -> Source:
         return Source(self._sources / digest, digest)
@@ -71,7 +71,9 @@ class Disk:
         _remove(self.source(digest).directory)
 
     def close(self) -> None:
-        os.close(self._lock)
+        if self._lock is not None:
+            os.close(self._lock)
+        self._lock = None
 
 
 def _locked(path: Path) -> int:

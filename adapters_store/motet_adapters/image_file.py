@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ class ImageDamaged(Exception):
 
 def write_image(path: Path, image: Image, fingerprint: str) -> None:
     """Write and fsync a new file at `path`. The caller renames it into place."""
-    buffer = memoryview(image.buffer.numpy())
+    buffer = image.buffer.numpy().data
     header = json.dumps(
         {
             "base": fingerprint,
@@ -65,17 +66,15 @@ def read_image(
         made_for = (header.get("base"), header.get("digest"), header.get("dtype"))
         if made_for != (fingerprint, digest, _name(dtype)):
             raise ImageDamaged("made for another base, adapter or dtype")
-        entries = {
-            str(module): Entry(*fields) for module, fields in dict(header["entries"]).items()
-        }
-        buffer = torch.empty(int(header["num_bytes"]), dtype=torch.uint8, pin_memory=pin_memory)
+        entries = {module: Entry(*fields) for module, fields in header["entries"].items()}
+        buffer = torch.empty(header["num_bytes"], dtype=torch.uint8, pin_memory=pin_memory)
         _fill(file.fileno(), buffer)
-    if hashlib.sha256(memoryview(buffer.numpy())).hexdigest() != header["sha256"]:
+    if hashlib.sha256(buffer.numpy().data).hexdigest() != header["sha256"]:
         raise ImageDamaged("the buffer does not match its checksum")
     return Image(digest, dtype, buffer, entries)
 
 
-def _read_header(descriptor: int) -> dict[str, object]:
+def _read_header(descriptor: int) -> dict[str, Any]:
     preamble = os.read(descriptor, _PREAMBLE)
     length = int.from_bytes(preamble[8:16], "little")
     if len(preamble) != _PREAMBLE or preamble[:8] != _MAGIC or length > _MAX_HEADER_BYTES:
@@ -85,11 +84,12 @@ def _read_header(descriptor: int) -> dict[str, object]:
         raise ImageDamaged("the header does not match its checksum")
     os.lseek(descriptor, aligned(_PREAMBLE + length, ALIGNMENT), os.SEEK_SET)
     # Its checksum holds, so this is what `write_image` wrote.
-    return dict(json.loads(header))
+    values: dict[str, Any] = json.loads(header)
+    return values
 
 
 def _fill(descriptor: int, buffer: Tensor) -> None:
-    left = memoryview(buffer.numpy())
+    left = buffer.numpy().data
     while left:
         count = os.readv(descriptor, [left])
         if not count:

@@ -2,6 +2,8 @@
 
 from motet_adapters.names import listed
 
+KEY_PREFIX = "base_model.model."  # before a module's path in the tensors' names
+
 # Asked in this order; the first part found in a name decides what is said of it.
 _MEANINGS = (
     (
@@ -37,7 +39,7 @@ _UNTARGETED = (
     "The config does not target their modules, or the base has none of that name: correct "
     "target_modules to what was trained, or serve the base the adapter was trained on."
 )
-_PREFIX = "Names must begin with base_model.model. as PEFT's model.save_pretrained writes them."
+_UNPREFIXED = f"Names must begin with {KEY_PREFIX} as PEFT's model.save_pretrained writes them."
 _WHOLE = "They are whole weights of modules (modules_to_save), which are not served."
 
 
@@ -54,8 +56,8 @@ def _meaning(name: str, use_dora: bool) -> str:
             return meaning
     if ".lora_magnitude_vector" in name:
         return _TWICE if use_dora and name.endswith(".weight") else _DORA
-    if not name.startswith("base_model.model."):
-        return _PREFIX
+    if not name.startswith(KEY_PREFIX):
+        return _UNPREFIXED
     if ".lora_A." in name or ".lora_B." in name:
         return _UNTARGETED
     return _WHOLE

@@ -7,12 +7,11 @@ from motet_adapters.base_weights import BaseWeights
 from motet_adapters.config import LoraSettings
 from motet_adapters.errors import AdapterRefused
 from motet_adapters.file_kinds import WEIGHTS_FILE
-from motet_adapters.key_hints import explain
+from motet_adapters.key_hints import KEY_PREFIX, explain
 from motet_adapters.names import listed, quoted
 from motet_adapters.safetensors_file import StoredTensor
 from motet_adapters.targets import targeted, unknown_names
 
-PREFIX = "base_model.model."
 _A, _B, _MAGNITUDE = ".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector"
 
 
@@ -60,15 +59,6 @@ def projections(matches: list[Match]) -> dict[str, int]:
     return counts
 
 
-def suggested_targets(tensors: Mapping[str, StoredTensor]) -> list[str]:
-    """The modules that the file's tensors are for: what an expression in the config stands for."""
-    return [
-        name.removeprefix(PREFIX).removesuffix(_A)
-        for name in tensors
-        if name.startswith(PREFIX) and name.endswith(_A)
-    ]
-
-
 def _modules(settings: LoraSettings, base: BaseWeights) -> list[str]:
     unknown = unknown_names(settings.targets, base.modules())
     if unknown:
@@ -94,7 +84,7 @@ def _match(
     out_features, in_features = base.shape(module)
     magnitude = None
     if settings.use_dora:
-        magnitude = f"{PREFIX}{module}{_MAGNITUDE}"
+        magnitude = f"{KEY_PREFIX}{module}{_MAGNITUDE}"
         # PEFT writes the short name and loads both.
         if magnitude not in tensors and f"{magnitude}.weight" in tensors:
             magnitude += ".weight"
@@ -104,8 +94,8 @@ def _match(
         settings.scale_of(module),
         in_features,
         out_features,
-        f"{PREFIX}{module}{_A}",
-        f"{PREFIX}{module}{_B}",
+        f"{KEY_PREFIX}{module}{_A}",
+        f"{KEY_PREFIX}{module}{_B}",
         magnitude,
     )
 

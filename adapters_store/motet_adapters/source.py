@@ -8,13 +8,12 @@ import torch
 
 from motet_adapters.base_weights import BaseWeights
 from motet_adapters.config import LoraSettings, parse_config
-from motet_adapters.errors import AdapterRefused
+from motet_adapters.expansion import refuse_expression
 from motet_adapters.file_kinds import CONFIG_FILE, WEIGHTS_FILE
 from motet_adapters.image import Image
 from motet_adapters.limits import Limits
 from motet_adapters.lower import lay_out, lower
-from motet_adapters.matching import Match, match, suggested_targets
-from motet_adapters.names import quoted
+from motet_adapters.matching import Match, match
 from motet_adapters.safetensors_file import SafetensorsFile
 
 _CHUNK_BYTES = 1 << 20
@@ -75,7 +74,7 @@ class Source:
         settings = parse_config(self.config_path.read_bytes(), limits)
         file = SafetensorsFile.open(self.weights_path, limits)
         if settings.targets.is_expression:
-            raise _refuse_expression(settings, file)
+            raise refuse_expression(settings.targets, file.tensors, base.modules())
         matches = match(settings, file.tensors, base)
         layout = lay_out(matches, dtype, max_image_bytes)
         image = lower(self.digest, file, matches, layout, base, dtype)
@@ -83,15 +82,3 @@ class Source:
             tensor.num_bytes // tensor.dtype.itemsize for tensor in file.tensors.values()
         )
         return Lowered(settings, matches, image, num_parameters)
-
-
-def _refuse_expression(settings: LoraSettings, file: SafetensorsFile) -> AdapterRefused:
-    modules = suggested_targets(file.tensors)
-    names = sorted({module.rpartition(".")[2] for module in modules})
-    suggestion = f"The file's tensors suggest {quoted(names, 400)}" if names else "Use"
-    return AdapterRefused(
-        f"target_modules is the regular expression {quoted(settings.targets.expression)}; "
-        f"expressions from uploads are never run. {suggestion} as a list of names, with "
-        "layers_to_transform or whole paths if not every layer was trained.",
-        "target_modules",
-    )

@@ -30,8 +30,7 @@ class Staging:
     def __init__(self, parent: Path, limits: Limits) -> None:
         self._limits = limits
         with refusing_when_full():
-            self.directory = Path(tempfile.mkdtemp(dir=parent))
-            (self.directory / "source").mkdir()
+            self.directory = _new_directory(parent)
         self._config = bytearray()
         self._weights = hashlib.sha256()
         self._descriptors: dict[str, int] = {}
@@ -126,3 +125,13 @@ class Staging:
         for descriptor in self._descriptors.values():
             os.close(descriptor)
         self._descriptors.clear()
+
+
+def _new_directory(parent: Path) -> Path:
+    directory = Path(tempfile.mkdtemp(dir=parent))
+    try:
+        (directory / "source").mkdir()
+    except OSError:
+        directory.rmdir()
+        raise
+    return directory

@@ -14,6 +14,7 @@ import sqlite3
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -89,33 +90,21 @@ class AdapterStore:
         """Validate, lower and publish an upload. When this returns, a power cut can't undo it.
 
         Equal bytes under the same name change nothing and return what is there. Another digest
-        re-points the name at once; leases of the old one keep its bytes. The staging is used up.
-        Raises InvalidName, AdapterRefused, AdapterTooLarge, StoreFull; nothing is changed then.
+        re-points the name at once; leases of the old one keep its bytes. The staging is closed,
+        whatever the outcome. Raises InvalidName, AdapterRefused, AdapterTooLarge, StoreFull; then
+        nothing is changed.
         """
-        source = _named(tenant, name, staging)
-        lowered = self._lowered(source)
-        adapter = self._described(tenant, name, staging, source, lowered)
-        image_path = staging.directory / "image"
-        with refusing_when_full():
-            write_image(image_path, lowered.image, self._base.fingerprint)
-        is_placed = self._disk.source(source.digest).is_intact()
-        with self._writer:
-            before = self._index.find(tenant, name)
-            try:
-                with refusing_when_full():
-                    self._disk.place_source(source, replace=not is_placed)
-                    self._disk.place_image(image_path, source.digest)
-                if before is None or before.digest != adapter.digest:
-                    self._registry.put(adapter)
-                    self._index.put(adapter)
-                else:
-                    adapter = before
-            finally:
-                self._collect(source.digest)
-            if before is not None:
-                self._collect(before.digest)
-        staging.close()
-        return adapter
+        with staging:
+            source = _named(tenant, name, staging)
+            lowered = self._lowered(source)
+            image_path = staging.directory / "image"
+            with refusing_when_full():
+                write_image(image_path, lowered.image, self._base.fingerprint)
+            adapter = self._described(tenant, name, staging, source, lowered)
+            # Outside the lock: it reads the whole source, if equal bytes were uploaded before.
+            is_placed = self._disk.source(source.digest).is_intact()
+            with self._writer:
+                return self._publish(adapter, source, image_path, replace=not is_placed)
 
     def get(self, tenant: str, name: str) -> Adapter:
         """Raises AdapterNotFound."""
@@ -157,11 +146,31 @@ class AdapterStore:
             return image
 
     def close(self) -> None:
-        """Finish pending removals and let go of the directory."""
+        """Finish pending removals and let go of the directory. Idempotent."""
         self._collector.shutdown(wait=True)
         with self._writer:
             self._registry.close()
             self._disk.close()
+
+    def _publish(
+        self, adapter: Adapter, source: Source, image_path: Path, *, replace: bool
+    ) -> Adapter:
+        """Place the files, then commit the row. Under the writer lock."""
+        before = self._index.find(adapter.tenant, adapter.name)
+        try:
+            with refusing_when_full():
+                self._disk.place_source(source, replace=replace)
+                self._disk.place_image(image_path, adapter.digest)
+            if before is not None and before.digest == adapter.digest:
+                return before
+            self._registry.put(adapter)
+            self._index.put(adapter)
+        except BaseException:
+            self._collect(adapter.digest)
+            raise
+        if before is not None:
+            self._collect(before.digest)
+        return adapter
 
     def _lowered(self, source: Source) -> Lowered:
         with self._uploads:
@@ -185,7 +194,9 @@ class AdapterStore:
 
     def _end_lease(self, digest: str) -> None:
         if self._index.end_lease(digest):
-            self._collector.submit(self._collect_soon, digest)
+            # After `close` there is no collector; the next start sweeps instead.
+            with suppress(RuntimeError):
+                self._collector.submit(self._collect_soon, digest)
 
     def _collect_soon(self, digest: str) -> None:
         with self._writer:

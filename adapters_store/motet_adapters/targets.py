@@ -39,7 +39,7 @@ def targeted(spec: TargetSpec, modules: Sequence[str]) -> list[str]:
             return True
         if not _ends_in(module, names):
             return False
-        return spec.layers is None or _layer(module, spec.layers_pattern) in spec.layers
+        return spec.layers is None or layer_of(module, spec.layers_pattern) in spec.layers
 
     return [module for module in modules if wanted(module)]
 
@@ -62,8 +62,8 @@ def _suffixes(module: str) -> Iterator[str]:
             yield module[index + 1 :]
 
 
-def _layer(module: str, patterns: tuple[str, ...]) -> int | None:
-    """The layer's index: the first number in the path, behind a name from `patterns` if given."""
+def layer_of(module: str, patterns: tuple[str, ...] = ()) -> int | None:
+    """The first number in the path, behind a name from `patterns` if given; None without one."""
     parts = module.split(".")
     if not patterns:
         # PEFT's r".*?\.[^.]*\.(?P<idx>\d+)\." wants two parts before the number.

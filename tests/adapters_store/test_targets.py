@@ -1,0 +1,124 @@
+"""Targets and patterns against PEFT's own functions, on random configs over Llama-like names."""
+
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from motet_adapters.config import parse_config
+from motet_adapters.expansion import refuse_expression
+from motet_adapters.limits import Limits
+from motet_adapters.patterns import is_plain_name, matching_key
+from motet_adapters.targets import TargetSpec, layer_of, targeted, unknown_names
+from peft.tuners.tuners_utils import check_target_module_exists
+from peft.utils.other import get_pattern_key
+
+MODULES = [
+    *(
+        f"model.layers.{layer}.{part}"
+        for layer in (0, 1, 10, 11)
+        for part in ("self_attn.q_proj", "self_attn.v_proj", "mlp.experts.1.up_proj", "mlp.proj")
+    ),
+    "model.vision.blocks.0.attn.q_proj",
+    "layers.1.q_proj",
+    "q_proj",
+    "proj",
+]
+PARTS = ["q_proj", "v_proj", "proj", "up_proj", "1.up_proj", "0", "1", "layers", "model", "attn"]
+NAMES = st.one_of(
+    st.sampled_from(PARTS + MODULES + [module.partition(".")[2] for module in MODULES[:6]]),
+    st.lists(st.sampled_from(PARTS), min_size=1, max_size=3).map(".".join),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    names=st.lists(NAMES, min_size=1, max_size=4),
+    exclude=st.lists(NAMES, max_size=2),
+    layers=st.none() | st.lists(st.sampled_from([0, 1, 10, 11]), min_size=1, max_size=3),
+    patterns=st.lists(st.sampled_from(["layers", "blocks", "experts", "h"]), max_size=2),
+)
+def test_targets_are_those_of_peft(
+    names: list[str], exclude: list[str], layers: list[int] | None, patterns: list[str]
+) -> None:
+    if layers is None:
+        patterns = []
+    spec = TargetSpec(
+        names=tuple(names),
+        exclude=tuple(exclude),
+        layers=None if layers is None else frozenset(layers),
+        layers_pattern=tuple(patterns),
+    )
+    config = SimpleNamespace(
+        target_modules=set(names),
+        exclude_modules=set(exclude),
+        layers_to_transform=layers,
+        layers_pattern=patterns,
+        target_parameters=None,
+        modules_to_save=None,
+    )
+    assert targeted(spec, MODULES) == [
+        module for module in MODULES if check_target_module_exists(config, module)
+    ]
+
+
+@settings(max_examples=300, deadline=None)
+@given(keys=st.lists(NAMES | NAMES.map("^{}".format), max_size=4), module=st.sampled_from(MODULES))
+def test_pattern_keys_match_as_in_peft(keys: list[str], module: str) -> None:
+    found = matching_key(keys, module)
+    # PEFT returns the module itself when nothing matches, which then is no key.
+    expected = get_pattern_key(keys, module)
+    assert (found or module) == expected
+
+
+def test_an_unescaped_dot_matches_what_it_matches_in_peft() -> None:
+    assert get_pattern_key(["a.c"], "x.abc") == "a.c"
+    assert matching_key(["a.c"], "x.abc") == "a.c"
+    assert matching_key(["a.c"], "xabc") is None
+
+
+def test_a_name_that_stands_for_nothing_is_told() -> None:
+    spec = TargetSpec(names=("q_proj", "lm_head", "self_attn"))
+    assert unknown_names(spec, MODULES) == ["lm_head", "self_attn"]
+
+
+def test_all_linear_targets_everything_not_excluded() -> None:
+    spec = TargetSpec(expression="All-Linear", exclude=("q_proj",))
+    assert not spec.is_expression
+    assert targeted(spec, MODULES) == [m for m in MODULES if not m.endswith("q_proj")]
+
+
+def test_a_module_without_a_number_is_in_no_layer() -> None:
+    assert layer_of("model.q_proj") is None
+    assert layer_of("model.q_proj", ("layers",)) is None
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "a.", ".a", "a..b", "a b", "a\n", "a*", "^a", "a/b", "a" * 513, "ä"]
+)
+def test_names_that_are_not_plain(name: str) -> None:
+    assert not is_plain_name(name)
+
+
+def test_a_hostile_expression_is_never_run() -> None:
+    # In PEFT this key runs for hours on a module name of this length.
+    text = b"""{"peft_type": "LORA", "r": 4, "target_modules": "(([a-z_0-9.])+)+!"}"""
+    spec = parse_config(text, Limits()).targets
+    error = refuse_expression(spec, [], MODULES)
+    assert "never run" in error.message
+
+
+def keys_of(*modules: str) -> list[str]:
+    return [f"base_model.model.{module}.lora_A.weight" for module in modules]
+
+
+def test_the_refusal_of_an_expression_says_what_to_write() -> None:
+    spec = TargetSpec(expression=".*q_proj")
+    modules = MODULES[:16]
+    q_proj = [module for module in modules if module.endswith("q_proj")]
+    assert "['q_proj']." in refuse_expression(spec, keys_of(*q_proj), modules).message
+    some = refuse_expression(spec, keys_of(*q_proj[:2]), modules).message
+    assert "['q_proj'], with layers_to_transform [0, 1]." in some
+    odd = refuse_expression(spec, keys_of(modules[0], modules[5]), modules).message
+    assert f"the 2 paths it stands for: '{modules[0]}', '{modules[5]}'." in odd
+    assert "names it stands for" in refuse_expression(spec, keys_of("foreign"), modules).message
