@@ -17,6 +17,8 @@ from pydantic_settings import (
 from motet.errors import InvalidSetting
 
 ENV_PREFIX = "MOTET_"
+CLIENT_VARIABLES = frozenset({"MOTET_API_KEY", "MOTET_URL"})
+"""Read by the commands that talk to a server: no settings, and no typing errors either."""
 
 MIB = 1024**2
 GIB = 1024**3
@@ -38,7 +40,7 @@ class _KnownEnvironment(EnvSettingsSource):
     """Reads MOTET_* and refuses a name that is no setting: a typo must not become a default."""
 
     def __call__(self) -> dict[str, Any]:
-        known = {env_name(field) for field in self.settings_cls.model_fields}
+        known = {env_name(field) for field in self.settings_cls.model_fields} | CLIENT_VARIABLES
         for name in sorted(self.env_vars):
             if name.upper().startswith(ENV_PREFIX) and name.upper() not in known:
                 raise InvalidSetting(_unknown(name.upper(), known), "unknown_setting", name.upper())
@@ -124,10 +126,12 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.chunk_len > self.max_batch_tokens:
+        least = self.max_num_seqs + self.chunk_len
+        if self.max_batch_tokens < least:
             raise ValueError(
-                f"chunk_len ({self.chunk_len}) must not exceed max_batch_tokens "
-                f"({self.max_batch_tokens}): a chunk has to fit into one forward pass"
+                f"max_batch_tokens ({self.max_batch_tokens}) must be at least max_num_seqs + "
+                f"chunk_len ({least}), or running sequences could keep every prompt out; raise it "
+                "or lower one of the others"
             )
         return self
 

@@ -1,0 +1,1 @@
+"""HTTP: OpenAI's routes, the adapters' routes, errors, metrics. Knows nothing of tensors."""

@@ -1,0 +1,117 @@
+"""The application: routes and layers, put together from parts that exist already."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from motet_adapters import AdapterStore
+from motet_adapters.errors import AdapterError
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from motet.api.adapters import adapters_router
+from motet.api.admin import admin_router
+from motet.api.auth import Gate
+from motet.api.body_limit import BodyLimit
+from motet.api.chat import chat_router
+from motet.api.completions import completions_router
+from motet.api.errors import refusal
+from motet.api.lifecycle import Admission, Lifecycle
+from motet.api.metrics import Metrics
+from motet.api.models import models_router
+from motet.api.request_id import RequestId
+from motet.api.schemas import Bounds
+from motet.api.service import ServedModel, Service, TextEngine, TextTokenizer
+from motet.api.system import system_router
+from motet.api.uploads import UploadDesk
+from motet.errors import MotetError
+from motet.settings import Settings
+from motet.tenancy.tenants import Tenants
+
+
+def build_app(
+    settings: Settings,
+    engine: TextEngine,
+    store: AdapterStore,
+    tenants: Tenants,
+    tokenizer: TextTokenizer,
+    model: ServedModel,
+) -> FastAPI:
+    """The server as an ASGI application; its lifespan starts the engine and stops it.
+
+    Store and tenants stay the caller's to close, after the application has ended.
+    """
+    service = Service(
+        settings=settings,
+        engine=engine,
+        store=store,
+        tenants=tenants,
+        tokenizer=tokenizer,
+        model=model,
+        gate=Gate(settings, tenants),
+        lifecycle=Lifecycle(settings.drain_timeout_s),
+        metrics=Metrics(engine.stats),
+        bounds=Bounds(settings, engine.vocab_size),
+        desk=UploadDesk(store, settings.max_uploads),
+    )
+    app = FastAPI(
+        title="Motet",
+        # The interactive pages load scripts from a network this server may not have.
+        docs_url=None,
+        redoc_url=None,
+        lifespan=_lifespan(service),
+        # A redirect to a path with a slash would lose a body; a wrong path is a 404.
+        redirect_slashes=False,
+        # Outermost first.
+        middleware=[
+            Middleware(RequestId, metrics=service.metrics),
+            Middleware(Admission, lifecycle=service.lifecycle),
+            Middleware(BodyLimit, settings=settings),
+        ],
+        exception_handlers={
+            MotetError: _tell,
+            AdapterError: _tell,
+            HTTPException: _tell,
+            RequestValidationError: _tell,
+            ClientDisconnect: _tell_nobody,
+        },
+    )
+    app.state.service = service
+    for router in (
+        completions_router,
+        chat_router,
+        models_router,
+        adapters_router,
+        admin_router,
+        system_router,
+    ):
+        app.include_router(router(service))
+    return app
+
+
+async def _tell(request: Request, error: Exception) -> Response:
+    return refusal(error).response()
+
+
+async def _tell_nobody(request: Request, error: Exception) -> Response:
+    """The client left while it was still sending; this reply is for the log."""
+    return Response(status_code=499)
+
+
+def _lifespan(service: Service) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service.courier.open(asyncio.get_running_loop())
+        service.engine.start()
+        try:
+            yield
+        finally:
+            # Off the loop, which has to deliver the last events meanwhile.
+            await asyncio.to_thread(service.engine.stop)
+            await asyncio.to_thread(service.close)
+
+    return lifespan

@@ -1,0 +1,168 @@
+"""Uploads on their way in: how many at once, and the ones that come file by file."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import ParamSpec, TypeVar
+
+from motet_adapters import AdapterStore, Staging
+
+from motet.api.errors import AlreadyThere, TooManyUploads, UploadNotFound
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+_WRITE_BYTES = 1024 * 1024
+_HELD_S = 15 * 60.0
+_HELD_PER_TENANT = 4
+
+
+@dataclass
+class Held:
+    """An upload that comes file by file, between its requests."""
+
+    staging: Staging
+    files: set[str] = field(default_factory=set)
+    touched: float = field(default_factory=time.monotonic)
+    busy: bool = False
+
+
+class UploadDesk:
+    """Belongs to the event loop. Bounds what unfinished uploads can hold of the disk."""
+
+    def __init__(self, store: AdapterStore, max_uploads: int) -> None:
+        self._store = store
+        self._max_uploads = max_uploads
+        self._num_receiving = 0
+        self._held: dict[tuple[str, str], Held] = {}
+
+    @contextmanager
+    def receiving(self) -> Iterator[None]:
+        """Counts one body being received. Raises TooManyUploads."""
+        if self._num_receiving >= self._max_uploads:
+            raise TooManyUploads(
+                f"{self._max_uploads} uploads are being received already; try again shortly."
+            )
+        self._num_receiving += 1
+        try:
+            yield
+        finally:
+            self._num_receiving -= 1
+
+    @contextmanager
+    def adding(self, tenant: str, name: str, filename: str) -> Iterator[Staging]:
+        """Where to write one more file of an upload, which begins with its first file.
+
+        If the file does not come in whole the upload is dropped: half a file cannot be mended.
+        Raises AlreadyThere, TooManyUploads.
+        """
+        self._sweep()
+        held = self._held.get((tenant, name)) or self._begin(tenant, name)
+        if held.busy:
+            raise AlreadyThere("Another request is working on this upload; wait for it.", "busy")
+        if filename in held.files:
+            raise AlreadyThere(
+                f"{filename!a} was sent already. Commit the upload, or DELETE its files and begin "
+                "again.",
+                "file_exists",
+            )
+        held.busy = True
+        try:
+            yield held.staging
+        except BaseException:
+            self._drop(tenant, name)
+            raise
+        held.files.add(filename)
+        held.busy, held.touched = False, time.monotonic()
+
+    @contextmanager
+    def committing(self, tenant: str, name: str, *, keep: bool) -> Iterator[Staging]:
+        """The upload to be published; afterwards it is gone, unless `keep` and all went well.
+
+        Raises UploadNotFound, AlreadyThere.
+        """
+        self._sweep()
+        held = self._find(tenant, name)
+        held.busy = True
+        try:
+            yield held.staging
+        except BaseException:
+            self._drop(tenant, name)
+            raise
+        held.busy, held.touched = False, time.monotonic()
+        if not keep:
+            self._drop(tenant, name)
+
+    def discard(self, tenant: str, name: str) -> None:
+        """Drops an upload that was not committed. Raises UploadNotFound, AlreadyThere."""
+        self._find(tenant, name)
+        self._drop(tenant, name)
+
+    def close(self) -> None:
+        """Drops every upload that was not committed."""
+        for tenant, name in list(self._held):
+            self._drop(tenant, name)
+
+    def _begin(self, tenant: str, name: str) -> Held:
+        if sum(owner == tenant for owner, _ in self._held) >= _HELD_PER_TENANT:
+            raise TooManyUploads(
+                f"{_HELD_PER_TENANT} uploads were begun and not committed; commit or DELETE one."
+            )
+        held = self._held[tenant, name] = Held(self._store.stage())
+        return held
+
+    def _find(self, tenant: str, name: str) -> Held:
+        held = self._held.get((tenant, name))
+        if held is None:
+            raise UploadNotFound(
+                "No files were sent for this name, or they were dropped after a failure or "
+                f"{_HELD_S / 60:.0f} idle minutes. PUT them to .../files/NAME first.",
+                "upload_not_found",
+            )
+        if held.busy:
+            raise AlreadyThere("Another request is working on this upload; wait for it.", "busy")
+        return held
+
+    def _drop(self, tenant: str, name: str) -> None:
+        self._held.pop((tenant, name)).staging.close()
+
+    def _sweep(self) -> None:
+        oldest = time.monotonic() - _HELD_S
+        for (tenant, name), held in list(self._held.items()):
+            if held.touched < oldest and not held.busy:
+                self._drop(tenant, name)
+
+
+async def write_all(staging: Staging, pieces: AsyncIterator[tuple[str, bytes]]) -> None:
+    """Writes what comes, a mebibyte at a time and off the event loop, and never holds more."""
+    waiting: list[tuple[str, bytes]] = []
+    num_bytes = 0
+    async for piece in pieces:
+        waiting.append(piece)
+        num_bytes += len(piece[1])
+        if num_bytes >= _WRITE_BYTES:
+            await finished_in(None, _write, staging, waiting)
+            waiting, num_bytes = [], 0
+    await finished_in(None, _write, staging, waiting)
+
+
+async def finished_in(
+    executor: Executor | None, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
+) -> _T:
+    """The result of `work` in a thread. If cancelled it ends only after the work has, so that
+    what the work uses can be closed safely."""
+    loop = asyncio.get_running_loop()
+    future = loop.run_in_executor(executor, lambda: work(*args, **kwargs))
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        await asyncio.wait([future])
+        raise
+
+
+def _write(staging: Staging, pieces: list[tuple[str, bytes]]) -> None:
+    for filename, data in pieces:
+        staging.write(filename, data)
