@@ -1,5 +1,6 @@
 """The two files of a PEFT adapter in a directory."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,6 +9,7 @@ from motet.errors import MotetError
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 _PICKLE = "adapter_model.bin"
+_CHUNK_BYTES = 1 << 20
 
 
 class NoAdapterHere(MotetError):
@@ -38,3 +40,10 @@ class AdapterFiles(NamedTuple):
                 "save_pretrained wrote."
             )
         return files
+
+    def write_into(self, write: Callable[[str, bytes], None]) -> None:
+        """Hands both files, piece by piece, to a store's staging."""
+        for path in self:
+            with path.open("rb") as file:
+                while chunk := file.read(_CHUNK_BYTES):
+                    write(path.name, chunk)

@@ -18,7 +18,6 @@ from motet.errors import MotetError
 from motet.settings import Settings
 
 _TENANT = "check"
-_CHUNK_BYTES = 1 << 20
 
 
 def run(files: AdapterFiles, name: str, settings: Settings) -> None:
@@ -40,10 +39,7 @@ def run(files: AdapterFiles, name: str, settings: Settings) -> None:
 def _checked(store: AdapterStore, files: AdapterFiles, name: str) -> Adapter:
     try:
         with store.stage() as staging:
-            for path in files:
-                with path.open("rb") as file:
-                    while chunk := file.read(_CHUNK_BYTES):
-                        staging.write(path.name, chunk)
+            files.write_into(staging.write)
             return store.check(_TENANT, name, staging)
     except AdapterError as error:
         raise MotetError(error.message, error.code, error.param) from None

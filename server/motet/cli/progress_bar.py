@@ -7,9 +7,12 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from motet.cli.terminal import remarks, say
 
+Report = Callable[[str, float], None]
+"""Told what is being done now and how much of the whole is done, from 0 to 1."""
+
 
 @contextmanager
-def progress_bar(title: str) -> Iterator[Callable[[str, float], None]]:
+def progress_bar(title: str) -> Iterator[Report]:
     """Yields the function the work calls. On a terminal a bar that vanishes when the work is
     done; elsewhere one line for each new thing that is being done."""
     console = remarks()

@@ -1,0 +1,55 @@
+"""The demo tenants' keys, kept in a file so that a later start can print a working curl line.
+
+For the demo alone: the server itself keeps no key, only digests.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from motet.tenancy.tenants import Tenants
+
+
+class DemoKeys:
+    """data_dir/demo-keys.json: {tenant: key}, readable by its owner alone."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._path = data_dir / "demo-keys.json"
+
+    def ensure(self, tenants: Tenants, names: list[str]) -> dict[str, str]:
+        """A working key for each demo tenant. Creates the tenants that are missing; one that was
+        revoked is brought back, because that is what asking for the demo means."""
+        known = self._read()
+        keys = {name: self._working(tenants, name, known.get(name)) for name in names}
+        if keys != known:
+            self._write(keys)
+        return keys
+
+    @staticmethod
+    def _working(tenants: Tenants, name: str, key: str | None) -> str:
+        if key is not None and tenants.authenticate(key) == name:
+            return key
+        existing = {tenant.name: tenant for tenant in tenants.list()}.get(name)
+        if existing is None:
+            return tenants.create(name)[1]
+        return tenants.add_key(name) if existing.revoked is None else tenants.rotate(name)
+
+    def _read(self) -> dict[str, str]:
+        """Empty for a file that is missing or is not ours: then the keys are made anew."""
+        try:
+            found = json.loads(self._path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return {}
+        if not isinstance(found, dict):
+            return {}
+        return {name: key for name, key in found.items() if isinstance(key, str)}
+
+    def _write(self, keys: Mapping[str, str]) -> None:
+        fresh = self._path.with_suffix(".new")
+        fresh.unlink(missing_ok=True)
+        # Never readable by others, not even between creation and a chmod.
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(keys, file, indent=1)
+        fresh.replace(self._path)

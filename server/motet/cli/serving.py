@@ -1,0 +1,125 @@
+"""The serving process: open everything, say what is there, serve until told to stop."""
+
+import time
+from contextlib import ExitStack, closing
+from importlib.metadata import version
+
+import torch
+from motet_adapters.errors import AdapterError
+
+from motet.api.app import build_app
+from motet.api.server import run_server
+from motet.api.service import ServedModel
+from motet.cli.banner import Facts, Sample, print_banner
+from motet.cli.demo_adapters import ensure_demo_adapters
+from motet.cli.demo_keys import DemoKeys
+from motet.cli.progress_bar import Report, progress_bar
+from motet.cli.tenants import tenants_file
+from motet.cli.terminal import results
+from motet.demo.catalog import DEMO_TENANTS
+from motet.engine.runtime import Runtime, open_runtime
+from motet.errors import InvalidSetting, MotetError
+from motet.settings import Settings
+from motet.tenancy.exposure import check_exposure
+from motet.tenancy.tenants import DEFAULT_TENANT, Tenants
+
+_ANYWHERE = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
+
+
+def run(settings: Settings, *, demo: bool) -> None:
+    """Serves until SIGTERM or SIGINT. Raises MotetError for everything the operator can mend."""
+    started = time.monotonic()
+    if demo and settings.base is not None:
+        raise InvalidSetting(
+            "--demo brings adapters that were trained for the demo base; leave out --base, or "
+            "leave out --demo."
+        )
+    with ExitStack() as opened:
+        tenants = opened.enter_context(closing(Tenants(tenants_file(settings.data_dir))))
+        sample = _demo_sample(settings, tenants) if demo else None
+        check_exposure(settings, tenants)  # before the model is loaded, not minutes after
+        with progress_bar("Starting") as report:
+            runtime = opened.enter_context(closing(_open(settings, report, demo=demo)))
+        app = build_app(
+            settings,
+            runtime.engine,
+            runtime.store,
+            tenants,
+            runtime.tokenizer,
+            ServedModel(runtime.model_name, runtime.base.fingerprint, int(time.time())),
+        )
+
+        def announce(url: str) -> None:
+            facts = _facts(runtime, tenants, _reachable(url), time.monotonic() - started)
+            print_banner(results(), facts, sample or _sample(runtime, tenants))
+
+        run_server(app, settings, announce)
+
+
+def _demo_sample(settings: Settings, tenants: Tenants) -> Sample:
+    keys = DemoKeys(settings.data_dir).ensure(tenants, [one.tenant for one in DEMO_TENANTS])
+    first = DEMO_TENANTS[0]
+    return Sample(first.adapter, first.prompt, keys[first.tenant])
+
+
+def _sample(runtime: Runtime, tenants: Tenants) -> Sample:
+    """The base, asked with the key of whoever pastes the line."""
+    key = "$MOTET_API_KEY" if tenants.configured() else None
+    if runtime.tokenizer.has_chat_template:
+        return Sample(runtime.model_name, "What is the capital of France?", key)
+    return Sample(runtime.model_name, "The capital of France is", key, chat=False)
+
+
+def _open(settings: Settings, report: Report, *, demo: bool) -> Runtime:
+    try:
+        runtime = open_runtime(settings, report)
+        try:
+            if demo:
+                ensure_demo_adapters(runtime.store, DEMO_TENANTS, report)
+        except BaseException:
+            runtime.close()
+            raise
+    except AdapterError as error:
+        raise MotetError(error.message, error.code, error.param) from None
+    return runtime
+
+
+def _facts(runtime: Runtime, tenants: Tenants, url: str, startup_s: float) -> Facts:
+    stats = runtime.engine.stats()
+    owners = [tenant.name for tenant in tenants.list()] or [DEFAULT_TENANT]
+    return Facts(
+        version=version("motet"),
+        model=runtime.model_name,
+        device=_device(runtime),
+        weight_bytes=runtime.weight_bytes,
+        kv_bytes=runtime.kv_bytes,
+        kv_tokens=stats.num_blocks * stats.block_size,
+        adapter_bytes=runtime.settings.adapter_device_bytes,
+        num_adapters=sum(len(runtime.store.list(owner)) for owner in owners),
+        access=_access(tenants),
+        url=url,
+        startup_s=startup_s,
+    )
+
+
+def _device(runtime: Runtime) -> str:
+    dtype = str(runtime.dtype).removeprefix("torch.")
+    if runtime.device.type == "cuda":
+        where = torch.cuda.get_device_name(runtime.device)
+    else:
+        where = f"CPU, {torch.get_num_threads()} threads"
+    return f"{where}, {dtype}, {runtime.kernels} kernels"
+
+
+def _access(tenants: Tenants) -> str:
+    if not tenants.configured():
+        return "no tenants: this machine only, no key (motet tenants create NAME)"
+    active = sum(tenant.revoked is None for tenant in tenants.list())
+    return f"{active} tenant{'' if active == 1 else 's'}, each with its own key"
+
+
+def _reachable(url: str) -> str:
+    """The URL to ask from this machine; "every address" is none that can be asked."""
+    for anywhere, here in _ANYWHERE.items():
+        url = url.replace(f"//{anywhere}:", f"//{here}:")
+    return url
