@@ -72,7 +72,7 @@ def test_searches_stay_inside_when_sums_round_differently() -> None:
 def reference(logits: list[float], params: SamplingParams) -> NDArray[np.float64]:
     """Probabilities by the definition, in float64; discards cases on a boundary."""
     scaled = np.array(logits, dtype=np.float64) / params.temperature
-    p = np.exp(scaled - scaled.max())
+    p: NDArray[np.float64] = np.exp(scaled - scaled.max())
     p /= p.sum()
     if params.min_p > 0:
         assume(np.all(np.abs(p - params.min_p * p.max()) > NEAR * p.max()) or params.min_p == 1)
@@ -85,7 +85,8 @@ def reference(logits: list[float], params: SamplingParams) -> NDArray[np.float64
         held = p[order].cumsum()
         assume(np.all(np.abs(held - params.top_p) > NEAR))
         p[order[int(np.searchsorted(held, params.top_p)) + 1 :]] = 0
-    return p / p.sum()
+    p /= p.sum()
+    return p
 
 
 # Logits a hundredth apart, or equal: distinct ones stay distinct in float32.
