@@ -15,4 +15,12 @@ def select_ops(device: torch.device) -> Ops:
     """
     if device.type == "cpu":
         return CpuOps()
-    raise ValueError(f"no kernels for device {device}; use cpu or cuda")
+    if device.type != "cuda":
+        raise ValueError(f"there are no kernels for device {device}; use cpu or cuda")
+    try:
+        # Here and not at the top: Triton is not installed everywhere, and a machine without a GPU
+        # has no use for it.
+        from motet_kernels.gpu.gpu_ops import GpuOps
+    except ImportError as error:
+        raise RuntimeError("CUDA needs Triton: pip install triton==3.9.0") from error
+    return GpuOps()

@@ -44,7 +44,7 @@ class SlotTable:
         self.out_features = out_features
         self.device = device
         self._lowranks: list[LowRank | None] = [None] * num_slots
-        self._pointers: Tensor | None = None
+        self._pointers: tuple[torch.dtype, Tensor] | None = None
 
     def put(self, slot: int, lowrank: LowRank) -> None:
         """Let `slot` run `lowrank` on this linear, replacing what it held.
@@ -69,16 +69,22 @@ class SlotTable:
     def __len__(self) -> int:
         return self.num_slots
 
-    def pointers(self) -> Tensor:
+    @property
+    def max_rank(self) -> int:
+        """The largest rank of any slot; 0 if all are empty."""
+        return max((lowrank.rank for lowrank in self._lowranks if lowrank), default=0)
+
+    def pointers(self, dtype: torch.dtype) -> Tensor:
         """int64 [num_slots, 5] on the table's device: addresses of a, bt, gain, bias, and rank.
 
-        An address is 0 where there is no tensor. Built when asked for after a change, because an
-        adapter changes one slot of every linear at once and a step then needs one copy of each.
+        An address is 0 where there is no tensor. Raises ValueError if a slot's tensors are not of
+        `dtype`: a kernel that is handed an address cannot tell. Built when asked for after a
+        change, because putting an adapter changes every linear's table once.
         """
-        if self._pointers is None:
-            rows = [_pointer_row(lowrank) for lowrank in self._lowranks]
-            self._pointers = torch.tensor(rows, dtype=torch.int64).to(self.device)
-        return self._pointers
+        if self._pointers is None or self._pointers[0] != dtype:
+            rows = [_pointer_row(lowrank, dtype) for lowrank in self._lowranks]
+            self._pointers = (dtype, torch.tensor(rows, dtype=torch.int64).to(self.device))
+        return self._pointers[1]
 
     def _check_slot(self, slot: int) -> None:
         if slot == 0:
@@ -106,8 +112,13 @@ class SlotTable:
                 raise ValueError(f"{name} is on {tensor.device}, the slot table on {self.device}")
 
 
-def _pointer_row(lowrank: LowRank | None) -> list[int]:
+def _pointer_row(lowrank: LowRank | None, dtype: torch.dtype) -> list[int]:
     if lowrank is None:
         return [0] * POINTER_COLUMNS
+    if lowrank.a.dtype != dtype:
+        raise ValueError(
+            f"an adapter is stored in {lowrank.a.dtype} but the kernels read {dtype}; "
+            "store it in the dtype that adapter_dtype names"
+        )
     addresses = [0 if tensor is None else tensor.data_ptr() for tensor in lowrank]
     return [*addresses, lowrank.rank]

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from motet_kernels import torch_attention
 from motet_kernels.attention_layout import AttentionRow
-from motet_kernels.cpu.row_multiple import pad_rows, probe_row_multiple
+from motet_kernels.cpu.row_multiple import RowMultiples, pad_rows
 from motet_kernels.cpu.segments import SegmentPlan
 from motet_kernels.lowrank import SlotTable
 from motet_kernels.nf4 import Nf4Weight
@@ -23,6 +23,7 @@ from motet_kernels.routing import Routing
 class CpuGroup(PackedGroup):
     weight: Tensor  # [sum N, K], the members one below the other, dequantised
     bias: Tensor | None  # float32 [sum N]; None: no member has one
+    row_multiple: int  # of products with `weight`
 
 
 class CpuOps:
@@ -35,12 +36,11 @@ class CpuOps:
     name = "cpu"
 
     def __init__(self) -> None:
-        self._row_multiples: dict[torch.dtype, int] = {}
+        self._row_multiples = RowMultiples()
+        self._plan: tuple[Routing, SegmentPlan] | None = None
 
     def row_multiple(self, dtype: torch.dtype) -> int:
-        if dtype not in self._row_multiples:
-            self._row_multiples[dtype] = probe_row_multiple(dtype)
-        return self._row_multiples[dtype]
+        return self._row_multiples.dense(dtype)
 
     def adapter_dtype(self, compute: torch.dtype) -> torch.dtype:
         # torch's float32 products of a few rows are several times faster than its bf16 ones.
@@ -59,31 +59,40 @@ class CpuOps:
         NF4 and keeps up with its dense one at more than a few rows.
         """
         check_group(weights, biases)
+        weight = torch.cat([weight.dequantize(dtype) for weight in weights]).to(device)
         return CpuGroup(
             in_features=weights[0].shape[1],
             out_features=tuple(weight.shape[0] for weight in weights),
-            weight=torch.cat([weight.dequantize(dtype) for weight in weights]).to(device),
+            weight=weight,
             bias=_join_biases(weights, biases, device),
+            row_multiple=self._row_multiple_of(weight),
         )
 
     def dense_linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        y = F.linear(pad_rows(x, self.row_multiple(x.dtype)), weight)[: x.shape[0]]
+        y = _padded_linear(x, weight, self._row_multiple_of(weight))
         return y if bias is None else y + bias
 
     def adapted_linear(
         self, x: Tensor, group: PackedGroup, tables: Sequence[SlotTable], routing: Routing
     ) -> tuple[Tensor, ...]:
         assert isinstance(group, CpuGroup)
-        y = self.dense_linear(x, group.weight, None)  # [T, sum N]
-        plan = self._segments(routing)
+        y = _padded_linear(x, group.weight, group.row_multiple)  # [T, sum N]
+        plan = self._plan_of(routing)
         if plan.has_adapters:
             y = _add_adapters(x, y, group, tables, plan)
         elif group.bias is not None:
             y = (y.float() + group.bias).to(y.dtype)
         return y.split_with_sizes(group.out_features, dim=1)
 
-    def _segments(self, routing: Routing) -> SegmentPlan:
-        return SegmentPlan.build(routing, self.row_multiple(torch.float32))
+    def _row_multiple_of(self, weight: Tensor) -> int:
+        return self._row_multiples.of(weight.dtype, ((weight.shape[0], weight.shape[1]),))
+
+    def _plan_of(self, routing: Routing) -> SegmentPlan:
+        """The step's segment plan; every linear of a step comes with the same routing."""
+        if self._plan is None or self._plan[0] is not routing:
+            multiple = self._row_multiples.low_rank(torch.float32)
+            self._plan = (routing, SegmentPlan.build(routing, multiple))
+        return self._plan[1]
 
     def plan_attention(
         self, rows: Sequence[AttentionRow], block_size: int, device: torch.device
@@ -110,6 +119,10 @@ class CpuOps:
         return torch_attention.attention(
             q, k_cache, v_cache, plan, scale=scale, window=window, softcap=softcap
         )
+
+
+def _padded_linear(x: Tensor, weight: Tensor, multiple: int) -> Tensor:
+    return F.linear(pad_rows(x, multiple), weight)[: x.shape[0]]
 
 
 def _add_adapters(

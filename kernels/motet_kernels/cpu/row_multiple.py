@@ -2,42 +2,87 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-CANDIDATES = (1, 2, 4, 8, 16, 32)
+CANDIDATES = (1, 2, 4, 8, 16, 32, 64)
 
-# Row counts that are compared with the large batch: where libraries switch kernels.
-_ROW_COUNTS = (*range(1, 18), 20, 24, 28, 31, 32, 33, 36, 40, 48, 63, 64, 65, 96)
-_LARGE = 128
+# Row counts that are compared with a large batch: each residue, and where libraries switch kernels.
+_ROW_COUNTS = (*range(1, 14), 16, 17, 20, 24, 28, 32, 33, 36, 40, 48, 64, 96, 128)
+_LARGE = 256
 
-# [N, K]: one output, low-rank shapes both ways, odd sizes, a long reduction.
-_SHAPES = ((1, 256), (3, 576), (16, 576), (192, 16), (61, 127), (96, 576), (64, 4096))
+# More outputs than this are not tried at once: an lm_head would need a copy of its full size.
+_MOST_OUTPUTS = 16384
+
+# [N, K] of a model's linears, small and large, among them ones that deviated on some machine.
+_DENSE_SHAPES = ((61, 127), (64, 64), (96, 576), (576, 1536), (512, 4096))
+
+# [N, K] of low-rank products, into and out of a rank.
+_LOW_RANK_SHAPES = (
+    *((1, 256), (3, 576), (16, 576), (96, 576), (16, 4096)),
+    *((576, 1), (576, 3), (576, 16), (192, 96), (4096, 16)),
+)
 
 
-def probe_row_multiple(dtype: torch.dtype) -> int:
-    """The smallest g of CANDIDATES for which every tried multiple of g gives a row its bits.
+class RowMultiples:
+    """The row multiple of dense products on this machine and this torch, found by trying.
 
-    Compares the rows of F.linear at many row counts with those of one large batch, bit for bit,
-    on this machine and this torch. Some tens of milliseconds. Raises RuntimeError if no candidate
-    holds: the isolation promise could then not be kept.
+    Which kernel a matrix library takes, and with it the order of a sum, depends on the dtype, the
+    weight's shape and the number of rows. So a product is tried once for each dtype and shape, at
+    many row counts, on inputs whose exact result is zero: what comes out is rounding error alone,
+    and any change in the order of the sum changes its bits. (Ordinary inputs hide it: rounding to
+    bf16 makes nearly all of the results equal.)
+
+    The order may also depend on the number of threads, which must not change afterwards.
     """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[torch.dtype, tuple[tuple[int, int], ...]], int] = {}
+
+    def dense(self, dtype: torch.dtype) -> int:
+        """For dense products of 8 outputs or more, as far as a fixed set of shapes tells."""
+        return self.of(dtype, _DENSE_SHAPES)
+
+    def low_rank(self, dtype: torch.dtype) -> int:
+        """For products into and out of a rank, as far as a fixed set of shapes tells."""
+        return self.of(dtype, _LOW_RANK_SHAPES)
+
+    def of(self, dtype: torch.dtype, shapes: Sequence[tuple[int, int]]) -> int:
+        """For products with weights of these shapes [N, K]. Tried once: some 30 products each."""
+        key = (dtype, tuple(shapes))
+        if key not in self._known:
+            deviating = [m for shape in shapes for m in _deviating_rows(dtype, *shape)]
+            self._known[key] = _multiple_avoiding(deviating)
+        return self._known[key]
+
+
+def _deviating_rows(dtype: torch.dtype, n: int, k: int) -> list[int]:
+    """The row counts at which rows get other bits than in a large batch."""
     generator = torch.Generator().manual_seed(0)
-    deviating: set[int] = set()
-    for n, k in _SHAPES:
-        weight = torch.randn(n, k, generator=generator).to(dtype)
-        x = torch.randn(_LARGE, k, generator=generator).to(dtype)
-        large = F.linear(x, weight)
-        deviating.update(
-            m for m in _ROW_COUNTS if not torch.equal(F.linear(x[:m], weight), large[:m])
-        )
+    half = k // 2
+    order = torch.randperm(half, generator=generator)
+    weight = torch.randn(min(n, _MOST_OUTPUTS), half, generator=generator).to(dtype)
+    x = torch.randn(_LARGE, half, generator=generator).to(dtype)
+    # the second half takes away what the first half adds, in another order
+    weight = F.pad(torch.cat([weight, -weight[:, order]], dim=1), (0, k % 2))  # [N, K]
+    x = F.pad(torch.cat([x, x[:, order]], dim=1), (0, k % 2))  # [T, K]
+    large = F.linear(x, weight)
+    return [m for m in _ROW_COUNTS if not torch.equal(F.linear(x[:m], weight), large[:m])]
+
+
+def _multiple_avoiding(deviating: Iterable[int]) -> int:
+    """The smallest candidate of which no deviating row count is a multiple."""
+    counts = sorted(set(deviating))
     for candidate in CANDIDATES:
-        if not any(m % candidate == 0 for m in deviating):
+        if not any(m % candidate == 0 for m in counts):
             return candidate
     raise RuntimeError(
-        f"torch's {dtype} matrix product gives a row different bits at {sorted(deviating)} rows "
-        "on this machine; no row padding makes rows independent of each other"
+        f"this machine's matrix product gives a row other bits at {counts} rows than at {_LARGE}: "
+        "no row padding keeps rows independent of each other; try another number of threads or "
+        "another compute dtype"
     )
 
 

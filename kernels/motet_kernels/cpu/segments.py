@@ -34,7 +34,10 @@ class SegmentPlan:
 
     @classmethod
     def build(cls, routing: Routing, multiple: int) -> SegmentPlan:
-        slots, sizes, source, place = [], [], [], []
+        slots: list[int] = []
+        sizes: list[int] = []
+        source: list[int] = []
+        place: list[int] = []
         for slot, start, stop in _merged(routing.segments):
             num_rows = stop - start
             missing = -num_rows % multiple if slot else 0

@@ -1,1 +1,1 @@
-"""Triton on CUDA. Imported by `dispatch.select_ops` alone: it needs Triton to be installed."""
+"""Triton on CUDA. Only `dispatch.select_ops` imports it: it needs Triton to be installed."""
