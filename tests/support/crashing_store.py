@@ -1,0 +1,140 @@
+"""Processes that die in the middle of what the store does, for tests of what is left behind.
+
+Run as a script (python -m tests.support.crashing_store VERB ROOT) so that torch is imported once:
+each death then costs a fork.
+"""
+
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from motet_adapters import AdapterStore, Limits
+
+from tests.support.adapter_files import AdapterFiles, random_adapter
+from tests.support.base_weights import RandomBase
+
+BASE = RandomBase.llama(layers=1)
+CALLS = ("mkdir", "open", "write", "fsync", "rename", "unlink", "rmdir")
+
+
+def opened(root: Path) -> AdapterStore:
+    return AdapterStore(root, BASE, dtype=torch.float32, limits=Limits(), host_bytes=1 << 20)
+
+
+def old_files() -> AdapterFiles:
+    return random_adapter(BASE, seed=1)
+
+
+def new_files() -> AdapterFiles:
+    return random_adapter(BASE, seed=2, dora=True)
+
+
+def counting(on_call: Callable[[int, bool], None]) -> Callable[[], None]:
+    """Call `on_call(n, needs_room)` before this process's n-th file operation.
+
+    `needs_room`: whether a full disk would refuse the operation. Returns the undoing.
+    """
+    originals = {name: getattr(os, name) for name in CALLS}
+    num_calls = 0
+
+    def counted(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            nonlocal num_calls
+            num_calls += 1
+            creates = name == "open" and args[1] & os.O_CREAT
+            on_call(num_calls, bool(creates) or name in ("mkdir", "write", "fsync", "rename"))
+            return original(*args, **kwargs)
+
+        return call
+
+    def undo() -> None:
+        for name, original in originals.items():
+            setattr(os, name, original)
+
+    for name, original in originals.items():
+        setattr(os, name, counted(name, original))
+    return undo
+
+
+def put_and_wait(root: Path) -> None:
+    """Publish, say so, and wait to be killed."""
+    store = opened(root)
+    adapter = old_files().put(store)
+    print(adapter.digest, flush=True)  # noqa: T201
+    time.sleep(60)
+
+
+def replace_dying_at(root: Path, number: int) -> None:
+    """Replace the adapter and be killed before the file operation of that number."""
+    store = opened(root)
+    counting(lambda n, _: os.kill(os.getpid(), signal.SIGKILL) if n == number else None)
+    new_files().put(store)
+    store.delete("acme", "one")
+
+
+def forked(work: Callable[[], object]) -> tuple[int, str]:
+    """What `work` printed as JSON and how its process ended: 0, or minus the signal."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if not pid:
+        os.close(reading)
+        with os.fdopen(writing, "w") as pipe:
+            pipe.write(json.dumps(work()))
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        text = pipe.read()
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), text
+
+
+def inspected(root: Path) -> dict[str, object]:
+    """What a new process finds, and whether it can serve it."""
+    store = opened(root)
+    adapters = store.list("acme")
+    sizes = [store.image(adapter.digest).num_bytes for adapter in adapters]
+    sources = sorted(path.name for path in (root / "sources").iterdir())
+    images = sorted(path.name.partition(".")[0] for path in (root / "images").iterdir())
+    staging = sorted(path.name for path in (root / "staging").iterdir())
+    store.close()
+    return {
+        "digests": [adapter.digest for adapter in adapters],
+        "sizes": sizes,
+        "sources": sources,
+        "images": images,
+        "staging": staging,
+    }
+
+
+def die_everywhere(root: Path) -> None:
+    """Print one line for each point of death: what was found after it, until none is left."""
+
+    def prepare() -> None:
+        store = opened(root / "prepared")
+        old_files().put(store)
+        store.close()
+
+    status, _ = forked(prepare)
+    assert status == 0, "the store could not be prepared"
+    number = 0
+    while True:
+        number += 1
+        place = root / str(number)
+        shutil.copytree(root / "prepared", place)
+        death, _ = forked(lambda place=place, number=number: replace_dying_at(place, number))
+        status, found = forked(lambda place=place: inspected(place))
+        assert status == 0, "the store could not be inspected"
+        print(json.dumps({"death": death, "found": json.loads(found)}), flush=True)  # noqa: T201
+        if death == 0:
+            return
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    {"put": put_and_wait, "die": die_everywhere}[sys.argv[1]](Path(sys.argv[2]))
