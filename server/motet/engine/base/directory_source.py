@@ -11,10 +11,10 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
-from transformers.utils import logging as transformers_logging
 
 from motet.engine.base.end_tokens import read_end_tokens
 from motet.engine.base.progress import Progress
+from motet.engine.base.quiet import without_progress_bars
 from motet.engine.base.safe_config import build_config, read_raw_config
 from motet.engine.base.source import LoadedCheckpoint
 from motet.engine.base.stamp import stamp_files
@@ -32,6 +32,7 @@ class DirectorySource:
         self.description = f"checkpoint directory {self.name}"
 
     def identity(self) -> str:
+        read_raw_config(self._directory)  # first, because it knows what a wrong directory is
         files = {self._directory / "config.json", self._directory / "generation_config.json"}
         files.update(find_weight_files(self._directory))
         for pattern in TOKENIZER_FILES:
@@ -93,24 +94,20 @@ def _load_model(
         )
     if quantization is not None:
         config.quantization_config = quantization.to_dict()
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
     try:
-        model, loading = model_class.from_pretrained(
-            None,
-            config=config,
-            state_dict=tensors,
-            dtype=torch.bfloat16,
-            device_map={"": "cpu"} if quantization is not None else None,
-            output_loading_info=True,
-        )
+        with without_progress_bars():
+            model, loading = model_class.from_pretrained(
+                None,
+                config=config,
+                state_dict=tensors,
+                dtype=torch.bfloat16,
+                device_map={"": "cpu"} if quantization is not None else None,
+                output_loading_info=True,
+            )
     except RuntimeError as error:
         raise UnsupportedModel(
             f"The weights do not fit config.json ({error}). Fetch the checkpoint again."
         ) from None
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()
     refuse_incomplete(loading)
     return model
 

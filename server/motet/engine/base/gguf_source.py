@@ -4,11 +4,11 @@ from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, GgufConfig
-from transformers.utils import logging as transformers_logging
 
 from motet.engine.base.directory_source import refuse_incomplete
 from motet.engine.base.end_tokens import as_ids
 from motet.engine.base.progress import Progress
+from motet.engine.base.quiet import without_progress_bars
 from motet.engine.base.source import LoadedCheckpoint
 from motet.engine.base.stamp import stamp_files
 from motet.engine.base.tokenizer_files import load_tokenizer
@@ -32,26 +32,22 @@ class GgufSource:
         alone.mkdir()
         (alone / self._file.name).symlink_to(self._file.resolve())
         progress("Unpacking the GGUF file", 0.0)
-        shown = transformers_logging.is_progress_bar_enabled()
-        transformers_logging.disable_progress_bar()
         try:
-            model, loading = AutoModelForCausalLM.from_pretrained(
-                alone,
-                gguf_file=self._file.name,
-                dtype=torch.bfloat16,
-                quantization_config=GgufConfig(dequantize=True),
-                trust_remote_code=False,
-                local_files_only=True,
-                output_loading_info=True,
-            )
+            with without_progress_bars():
+                model, loading = AutoModelForCausalLM.from_pretrained(
+                    alone,
+                    gguf_file=self._file.name,
+                    dtype=torch.bfloat16,
+                    quantization_config=GgufConfig(dequantize=True),
+                    trust_remote_code=False,
+                    local_files_only=True,
+                    output_loading_info=True,
+                )
         except (ValueError, KeyError, OSError, RuntimeError, NotImplementedError) as error:
             raise UnsupportedModel(
                 f"transformers cannot read {self._file.name} ({error}). Give the model's "
                 "safetensors checkpoint instead."
             ) from None
-        finally:
-            if shown:
-                transformers_logging.enable_progress_bar()
         refuse_incomplete(loading)
         tokenizer = load_tokenizer(alone, gguf_file=self._file.name)
         return LoadedCheckpoint(model, tokenizer, as_ids(model.config.eos_token_id))

@@ -30,7 +30,8 @@ def open_base(
         effect on a checkpoint that is quantised already.
     progress: told what is being done, for as long as there is something to do.
 
-    The first call for a source reads and quantises it (minutes for a large model); later ones map
+    Weights are taken as bf16 whatever they are stored in, as QLoRA training commonly does. The
+    first call for a source reads and quantises it (minutes for a large model); later ones map
     the files made then. Raises UnsupportedModel with a sentence that says what to do.
     """
     found = find_source(source)

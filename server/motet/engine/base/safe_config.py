@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 from motet.errors import UnsupportedModel
@@ -70,7 +71,7 @@ def build_config(raw: dict[str, Any]) -> PreTrainedConfig:
         )
     try:
         return CONFIG_MAPPING[model_type].from_dict(inert(raw))
-    except (TypeError, ValueError) as error:
+    except (StrictDataclassError, TypeError, ValueError) as error:
         raise UnsupportedModel(
             f"transformers does not accept this config.json ({error}). Fetch the checkpoint again."
         ) from None
