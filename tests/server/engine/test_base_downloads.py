@@ -38,6 +38,7 @@ def test_a_hub_id_is_taken_from_the_hub_cache(hub_cache: Path, tmp_path: Path) -
     base = open_base("an-org/a-model", cache_dir=tmp_path / "cache")
 
     assert base.name == "an-org/a-model"
+    assert revision in (base.directory / "manifest.json").read_text()
     local = open_base(str(checkpoint), cache_dir=tmp_path / "cache")
     assert base.fingerprint == local.fingerprint
 

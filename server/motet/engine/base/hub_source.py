@@ -34,6 +34,7 @@ class HubSource:
     def _fetched(self) -> DirectorySource:
         if self._directory is None:
             snapshot = self._snapshot(_SMALL_FILES)
+            self.description = f"hub checkpoint {self._repo_id} at revision {snapshot.name}"
             index = snapshot / _INDEX
             weights = shard_names(index) if index.is_file() else ["model.safetensors"]
             self._directory = DirectorySource(self._snapshot(tuple(weights)), name=self._repo_id)
