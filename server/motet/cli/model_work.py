@@ -7,6 +7,7 @@ past the import rule through this door.
 """
 
 import importlib
+import logging
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -15,5 +16,7 @@ Work = Literal["serving", "quantizing", "checking"]
 
 def load(work: Work) -> Callable[..., Any]:
     """The function `run` of `motet.cli.<work>`."""
+    # bitsandbytes' parts that want another package are not used here, and their absence is no news.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     run: Callable[..., Any] = importlib.import_module(f"motet.cli.{work}").run
     return run

@@ -1,5 +1,6 @@
 """`motet serve`: flags first, the model later."""
 
+import time
 from typing import Annotated
 
 import typer
@@ -20,4 +21,5 @@ def serve(
     ] = False,
 ) -> None:
     """Serve a base model and its tenants' adapters over HTTP."""
-    load("serving")(settings, demo=demo)
+    started = time.monotonic()  # the imports behind the next line are a good part of a start
+    load("serving")(settings, demo=demo, started=started)

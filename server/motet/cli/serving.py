@@ -26,9 +26,11 @@ from motet.tenancy.tenants import DEFAULT_TENANT, Tenants
 _ANYWHERE = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
 
 
-def run(settings: Settings, *, demo: bool) -> None:
-    """Serves until SIGTERM or SIGINT. Raises MotetError for everything the operator can mend."""
-    started = time.monotonic()
+def run(settings: Settings, *, demo: bool, started: float) -> None:
+    """Serves until SIGTERM or SIGINT; `started` is when that was asked for (monotonic seconds).
+
+    Raises MotetError for everything the operator can mend.
+    """
     if demo and settings.base is not None:
         raise InvalidSetting(
             "--demo brings adapters that were trained for the demo base; leave out --base, or "

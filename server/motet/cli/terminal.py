@@ -18,4 +18,4 @@ def remarks() -> Console:
 
 def say(console: Console, text: str) -> None:
     """One line exactly as it is: no markup read into it, no line breaks put into it."""
-    console.print(text, markup=False, soft_wrap=True)
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
