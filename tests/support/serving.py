@@ -66,7 +66,7 @@ def served(base: Path | None, data_dir: Path, **settings: Any) -> Iterator[Runti
         "chunk_len": 16,
         "max_batch_tokens": 64,
         "dtype": "float32",
-        "threads": 2,
+        "threads": 1,  # tiny products are slower on two
     }
     chosen = Settings(base=str(base) if base else None, data_dir=data_dir, **(small | settings))
     runtime = open_runtime(chosen, lambda _doing, _done: None)

@@ -31,7 +31,7 @@ class BlockPool:
         return -(-num_positions // self.block_size)
 
     def grow(self, blocks: list[int], num_positions: int) -> bool:
-        """Extend `blocks` in place until it holds `num_positions`; False (and no change) if too few."""
+        """Extend `blocks` in place until it holds `num_positions`; False, and no change, if not."""
         missing = self.blocks_for(num_positions) - len(blocks)
         if missing > len(self._free):
             return False

@@ -10,10 +10,12 @@ from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
 from dataclasses import replace
 
-from motet_adapters import Arena, Slot
+from motet_adapters import Arena
 
 from motet.engine.batch import Batch
+from motet.engine.bindings import Bindings
 from motet.engine.blocks import BlockPool
+from motet.engine.delivery import Delivery
 from motet.engine.model import PagedModel
 from motet.engine.request import Event, FinishReason, Request
 from motet.engine.sampler import Sampled, Sampler, SampleRow, TokenCounts
@@ -60,7 +62,7 @@ class Engine:
         self._blocks = BlockPool(model.num_blocks, model.layout.block_size)
         self._scheduler = Scheduler(self._blocks, arena, limits)
         self._max_waiting = max_waiting
-        self._bound: dict[int, tuple[int, str]] = {}  # slot -> (generation, digest) in the tables
+        self._bindings = Bindings(model.bind)
         self._live: dict[str, Sequence] = {}
         self._num_arrivals = 0
         self._counts = Counter[str]()
@@ -240,29 +242,14 @@ class Engine:
                 self._drop(self._live[request_id], "cancelled")
 
     def _verified(self, rows: SequenceOf[Row]) -> list[Row]:
-        """The rows whose slot holds just the adapter they were admitted with; others end here."""
-        for slot in _slots(rows):
-            if self._bound.get(slot.index) != (slot.generation, slot.digest):
-                self._model.bind(slot)
-                self._bound[slot.index] = (slot.generation, slot.digest)
-        verified = []
+        """The rows that run on their own adapter; a sequence with any other row ends here."""
+        self._bindings.update(rows)
         for row in rows:
-            if self._on_own_adapter(row):
-                verified.append(row)
-            elif row.sequence.request.id in self._live:
+            if not self._bindings.holds(row) and row.sequence.request.id in self._live:
                 self._counts["isolation_violations"] += 1
                 log.critical("request %s was not on its own adapter", row.sequence.request.id)
                 self._drop(row.sequence, "error", "the request's adapter was not in its slot")
-        return verified
-
-    def _on_own_adapter(self, row: Row) -> bool:
-        adapter, slot = row.sequence.request.adapter, row.sequence.slot
-        if adapter is None or slot is None:
-            return adapter is None and slot is None and row.slot == 0
-        return row.slot == slot.index and self._bound[row.slot] == (
-            slot.generation,
-            adapter.digest,
-        )
+        return [row for row in rows if row.sequence.request.id in self._live]
 
     def _take(self, sequence: Sequence, sampled: Sampled) -> None:
         if not sampled.ok:
@@ -307,6 +294,10 @@ class Engine:
                 f"token id {outside[0]} is outside the vocabulary of {self.vocab_size}",
                 param="prompt",
             )
+        try:
+            request.params.check_vocabulary(self.vocab_size)
+        except ValueError as error:
+            raise RequestRefused(str(error)) from error
         total = len(request.prompt) + request.params.max_tokens
         if total > self.max_model_len:
             raise RequestRefused(
@@ -322,33 +313,11 @@ class Engine:
         return Sequence(
             request=request,
             arrival=0,
-            deliver=_Delivery(self, request.id, deliver),
+            deliver=Delivery(request.id, deliver, self.cancel),
             decoder=self._tokenizer.decoder(request.prompt),
             stops=StopStrings(request.params.stop),
             counts=TokenCounts(request.prompt),
         )
-
-
-class _Delivery:
-    """Hands events to a client's callback; a callback that raises ends its request alone."""
-
-    def __init__(self, engine: Engine, request_id: str, deliver: Callable[[Event], None]) -> None:
-        self._engine = engine
-        self._request_id = request_id
-        self._deliver = deliver
-
-    def __call__(self, event: Event) -> None:
-        try:
-            self._deliver(event)
-        except Exception:
-            # A client's code on our thread: its failure must not reach the other requests.
-            log.exception("delivering an event of request %s failed", self._request_id)
-            self._engine.cancel(self._request_id)
-
-
-def _slots(rows: SequenceOf[Row]) -> list[Slot]:
-    """Each distinct slot the rows run on, once."""
-    return list({row.slot: row.sequence.slot for row in rows if row.sequence.slot}.values())
 
 
 def _sample_row(row: Row) -> SampleRow:

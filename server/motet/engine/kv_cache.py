@@ -35,7 +35,10 @@ def allocate(
         return torch.zeros(num_blocks + 1, block_size, heads, dim, dtype=dtype, device=device)
 
     return {
-        index: (zeros(layer.num_kv_heads, layer.key_dim), zeros(layer.num_kv_heads, layer.value_dim))
+        index: (
+            zeros(layer.num_kv_heads, layer.key_dim),
+            zeros(layer.num_kv_heads, layer.value_dim),
+        )
         for index, layer in layers.items()
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 
 from motet_kernels import Ops, PackedGroup, Routing, SlotTable
 from torch import Tensor, nn
@@ -44,6 +45,12 @@ class LinearGroup:
         self._routing = routing
         self._input: Tensor | None = None
         self._outputs: tuple[Tensor, ...] = ()
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the packed weights."""
+        values = (getattr(self._packed, item.name) for item in fields(self._packed))
+        return sum(value.nbytes for value in values if isinstance(value, Tensor))
 
     def output(self, x: Tensor, member: int) -> Tensor:
         """x [1, T, K] -> y of that member [1, T, N]."""

@@ -74,8 +74,14 @@ class PagedModel:
         )
         self.layout = BatchLayout(ops, budget.block_size, ops.row_multiple(dtype), device)
 
+    @property
+    def weight_bytes(self) -> int:
+        """Memory of the base's weights as this device holds them."""
+        dense: dict[int, int] = {p.data_ptr(): p.nbytes for p in self._model.parameters()}
+        return sum(dense.values()) + sum(group.num_bytes for group in self._groups)
+
     def bind(self, slot: Slot) -> None:
-        """Put a loaded adapter's tensors into every linear's table; linears it skips are cleared."""
+        """Put a loaded adapter's tensors into every linear's table, and nothing where it has none."""
         for path, table in self.tables.items():
             tensors = slot.views.get(path)
             if tensors is None:

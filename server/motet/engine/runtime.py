@@ -154,9 +154,7 @@ def _probe(base: QuantizedBase, model: PagedModel) -> float:
         raise UnsupportedModel(f"{base.name} cannot be served: {error.message}") from error
 
 
-def _store(
-    settings: Settings, base: QuantizedBase, ops: Ops, dtype: torch.dtype
-) -> AdapterStore:
+def _store(settings: Settings, base: QuantizedBase, ops: Ops, dtype: torch.dtype) -> AdapterStore:
     return AdapterStore(
         store_directory(settings.data_dir),
         base,

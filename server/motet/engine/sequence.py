@@ -80,7 +80,8 @@ class Sequence:
     def take(self, sampled: Sampled, ends: frozenset[int]) -> FinishReason | None:
         """Append a sampled token and deliver it; the reason to finish, if it is the last.
 
-        `ends` are the model's end-of-sequence ids. A stop token is counted and not shown.
+        `ends` are the model's end-of-sequence ids. A stop token is counted and not shown. Before
+        `min_tokens` nothing stops a sequence, stop strings included.
         """
         params = self.request.params
         token_id = sampled.token_id
@@ -91,7 +92,9 @@ class Sequence:
         if may_stop and (is_end or token_id in params.stop_token_ids):
             self.deliver(Token(self.request.id, token_id, "", sampled.logprob))
             return "stop"
-        text, stopped = self.stops.push(self.decoder.push(token_id))
+        text, stopped = self.decoder.push(token_id), False
+        if may_stop:
+            text, stopped = self.stops.push(text)
         self.deliver(Token(self.request.id, token_id, text, sampled.logprob))
         if stopped:
             return "stop"

@@ -24,5 +24,5 @@ class EngineStats:
     num_generated_tokens: int
     num_preemptions: int
     num_failed_steps: int  # passes that raised; their rows ended in an error
-    num_isolation_violations: int  # rows whose slot held another adapter than they were admitted with
+    num_isolation_violations: int  # rows found on another adapter than their own
     arena: ArenaStats

@@ -75,8 +75,17 @@ def survey(model: PreTrainedModel, shapes: Mapping[str, tuple[int, int]]) -> Sur
         model.set_submodule(path, _Recorder(path, out_features, calls))
     step = _RecordingStep()
     ids = torch.arange(NUM_TOKENS, device=model.device)[None]
-    with torch.inference_mode():
-        model(input_ids=ids, position_ids=ids, use_cache=False, step=step)
+    try:
+        with torch.inference_mode():
+            model(input_ids=ids, position_ids=ids, use_cache=False, step=step)
+    except UnsupportedModel:
+        raise
+    except Exception as error:
+        # Any model's code may run here, and fail in its own way on a call it was not made for.
+        raise UnsupportedModel(
+            f"{model.config.model_type} cannot be driven through paged attention: "
+            f"{type(error).__name__} in its forward"
+        ) from error
     layers = _layers(step.calls, model.config.get_text_config())
     return Survey(groups=_groups(calls, shapes), layers=layers)
 

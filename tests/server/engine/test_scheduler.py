@@ -77,7 +77,9 @@ class Slots:
         if digest in self.absent or (digest not in self.pins and len(self.pins) == self.room):
             return None
         self.pins[digest] = self.pins.get(digest, 0) + 1
-        return Slot(index=1 + sorted(self.pins).index(digest), generation=0, digest=digest, views={})
+        return Slot(
+            index=1 + sorted(self.pins).index(digest), generation=0, digest=digest, views={}
+        )
 
     def release(self, slot: Slot) -> None:
         self.pins[slot.digest] -= 1
