@@ -99,10 +99,11 @@ def prepare(server: LiveServer, call: Call) -> None:
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: f"{call.method} {call.path}")
 def test_who_may_do_what(fresh: LiveServer, call: Call) -> None:
     digest = fresh.store.get("owner", "mine").digest
+    path = path_of(fresh, call)
     prepare(fresh, call)
     for who, status in zip(CALLERS, call.statuses, strict=True):
         with caller(fresh, who) as client:
-            reply = client.request(call.method, path_of(fresh, call), **call.parts)
+            reply = client.request(call.method, path, **call.parts)
         assert reply.status_code == status, f"{who}: {reply.text}"
         if status == 401:
             assert reply.headers["www-authenticate"] == "Bearer"
