@@ -1,0 +1,50 @@
+"""What README and docs say is what the program does."""
+
+import re
+from pathlib import Path
+
+import pytest
+from motet.cli.config import markdown_table
+from motet.settings import Settings, env_name
+
+ROOT = Path(__file__).parents[3]
+DOCUMENTS = ("README.md", "docs/api.md", "docs/operations.md")
+
+
+def _text(name):
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def test_the_readme_s_settings_table_is_the_program_s(run):
+    """After a change of settings: paste what `motet config --markdown` prints into the README."""
+    assert markdown_table() in _text("README.md")
+    assert run("config", "--markdown").stdout.strip() == markdown_table()
+    for field in Settings.model_fields:
+        assert f"`{env_name(field)}`" in markdown_table()
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_command_in_the_documents_exists(run, name):
+    written = r"(?:^|`|\$\()motet ((?:tenants|adapters) [a-z-]+|[a-z]+)\b"
+    commands = set(re.findall(written, _text(name), re.MULTILINE))
+    known = {"serve", "quantize", "generate", "config"}
+    known |= {f"tenants {sub}" for sub in ("create", "list", "revoke", "rotate", "admin-key")}
+    known |= {f"adapters {sub}" for sub in ("push", "list", "rm", "check")}
+    assert commands <= known
+    for command in sorted(commands):
+        assert run(*command.split(), "--help").exit_code == 0
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_link_to_a_file_leads_somewhere(name):
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", _text(name)):
+        assert (ROOT / name).parent.joinpath(target).exists(), target
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_variable_in_the_documents_is_one(name):
+    variables = {env_name(field) for field in Settings.model_fields} | {
+        "MOTET_API_KEY",
+        "MOTET_URL",
+    }
+    assert set(re.findall(r"\bMOTET_[A-Z_]+\b", _text(name))) <= variables
