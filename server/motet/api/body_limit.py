@@ -5,16 +5,17 @@ import asyncio
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from motet.api.errors import BodyStalled, BodyTooLarge, refusal
+from motet.api.errors import BodyStalled, BodyTooLarge, HeadersTooLarge, refusal
 from motet.settings import Settings
 
 UPLOAD_PREFIX = "/v1/adapters/"
 # Boundaries and part headers of a multipart upload, on top of the files themselves.
 _FRAMING_BYTES = 64 * 1024
+_MAX_HEAD_BYTES = 64 * 1024
 
 
 class BodyLimit:
-    """ASGI middleware. A declared length over the limit is refused before anything is read.
+    """ASGI middleware. Headers or a declared length over their limit are refused at once.
 
     A chunked body is counted while it is read: the read that crosses the limit raises
     BodyTooLarge inside the route, before the route has seen those bytes.
@@ -27,6 +28,9 @@ class BodyLimit:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
+            return
+        if _head_bytes(scope) > _MAX_HEAD_BYTES:
+            await refusal(HeadersTooLarge(_MAX_HEAD_BYTES)).response()(scope, receive, send)
             return
         limit = self._limit(scope)
         declared = Headers(scope=scope).get("content-length", "")
@@ -65,3 +69,8 @@ class _Body:
             raise BodyTooLarge(self._limit)
         self._complete = not message.get("more_body", False)
         return message
+
+
+def _head_bytes(scope: Scope) -> int:
+    headers = sum(len(name) + len(value) for name, value in scope["headers"])
+    return headers + len(scope["raw_path"]) + len(scope["query_string"])

@@ -54,6 +54,16 @@ class BodyTooLarge(MotetError):
         )
 
 
+class HeadersTooLarge(MotetError):
+    """URL and headers together are over the limit."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"The URL and headers are larger than {limit} bytes; send fewer or shorter ones.",
+            "headers_too_large",
+        )
+
+
 class BodyStalled(MotetError):
     """The client stopped sending before its body was complete."""
 
@@ -131,6 +141,7 @@ _KINDS: tuple[tuple[type[Exception], int, str, str | None], ...] = (
     (TooManyUploads, 503, _SERVER, "too_many_uploads"),
     (AlreadyThere, 409, _INVALID, None),
     (BodyTooLarge, 413, _INVALID, None),
+    (HeadersTooLarge, 431, _INVALID, None),
     (BodyStalled, 408, _INVALID, None),
     (WrongContentType, 415, _INVALID, "wrong_content_type"),
     (RequestRefused, 400, _INVALID, "invalid_request"),

@@ -15,6 +15,8 @@ from tests.support.live_server import ADMIN_KEY, BASE_NAME, LiveServer, live_ser
 
 CALLERS = ("nobody", "stranger", "other", "admin", "owner")
 
+TENANTS = ("owner", "other", "third")
+
 
 @dataclass(frozen=True)
 class Call:
@@ -68,11 +70,21 @@ CALLS = [
 ]
 
 
-@pytest.fixture
-def fresh(tmp_path: Path) -> Iterator[LiveServer]:
-    with live_server(tmp_path, tenants=("owner", "other", "third")) as server:
-        random_adapter(server.base).put(server.store, "owner", "mine")
+@pytest.fixture(scope="module")
+def used(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    with live_server(tmp_path_factory.mktemp("used"), tenants=TENANTS) as server:
         yield server
+
+
+@pytest.fixture
+def fresh(used: LiveServer) -> LiveServer:
+    """The server as if nobody had done anything yet."""
+    for name in TENANTS:
+        used.keys[name] = used.tenants.rotate(name)
+        for adapter in used.store.list(name):
+            used.store.delete(name, adapter.name)
+    random_adapter(used.base).put(used.store, "owner", "mine")
+    return used
 
 
 def caller(server: LiveServer, who: str) -> httpx.Client:
@@ -90,7 +102,10 @@ def path_of(server: LiveServer, call: Call) -> str:
 
 
 def prepare(server: LiveServer, call: Call) -> None:
-    """What the owner's call needs to find."""
+    """What the owner's call needs to find, and nothing besides."""
+    for tenant in ("owner", "other"):
+        with server.client(tenant) as client:
+            client.delete("/v1/adapters/mine/files")
     if call.path.endswith(("/commit", "/files")):
         with server.client("owner") as client:
             client.put(f"/v1/adapters/mine/files/{CONFIG_FILE}", content=b"{}")
@@ -189,22 +204,22 @@ def test_only_a_bearer_key_counts(fresh: LiveServer, header: str) -> None:
 
 def test_admin_makes_a_tenant_whose_key_works(fresh: LiveServer) -> None:
     with fresh.client(key=ADMIN_KEY) as admin:
-        made = admin.post("/admin/tenants", json={"name": "fresh"}).json()
+        made = admin.post("/admin/tenants", json={"name": "made"}).json()
         with fresh.client(key=made["key"]) as client:
             assert [model["id"] for model in client.get("/v1/models").json()["data"]] == [BASE_NAME]
         listed = admin.get("/admin/tenants").json()["data"]
         assert made["key"] not in str(listed)
-        again = admin.post("/admin/tenants", json={"name": "fresh"})
+        again = admin.post("/admin/tenants", json={"name": "made"})
         assert again.status_code == 409
         assert again.headers["x-should-retry"] == "false"
         assert admin.post("/admin/tenants", json={"name": "No"}).status_code == 400
         assert admin.post("/admin/tenants", json={"nom": "x"}).status_code == 400
         assert admin.delete("/admin/tenants/nobody").status_code == 404
-        assert admin.delete("/admin/tenants/fresh/keys/0123").status_code == 404
-        rotated = admin.post("/admin/tenants/fresh/rotate").json()
+        assert admin.delete("/admin/tenants/made/keys/0123").status_code == 404
+        rotated = admin.post("/admin/tenants/made/rotate").json()
         with fresh.client(key=made["key"]) as client:
             assert client.get("/v1/models").status_code == 401
-        assert admin.delete("/admin/tenants/fresh").json()["revoked"] is True
+        assert admin.delete("/admin/tenants/made").json()["revoked"] is True
         with fresh.client(key=rotated["key"]) as client:
             assert client.get("/v1/models").status_code == 401
 
