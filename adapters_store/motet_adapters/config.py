@@ -13,7 +13,7 @@ from motet_adapters.file_kinds import CONFIG_FILE
 from motet_adapters.json_document import parse_object
 from motet_adapters.limits import Limits
 from motet_adapters.names import listed, quoted
-from motet_adapters.patterns import matching_key
+from motet_adapters.patterns import Pattern
 from motet_adapters.targets import TargetSpec
 
 # Keys without influence on what a loaded adapter computes, whatever they hold.
@@ -98,8 +98,8 @@ class LoraSettings:
     use_rslora: bool
     use_dora: bool
     targets: TargetSpec
-    rank_pattern: Mapping[str, int]
-    alpha_pattern: Mapping[str, float]
+    rank_pattern: Pattern[int]
+    alpha_pattern: Pattern[float]
 
     @property
     def kind(self) -> str:
@@ -108,20 +108,17 @@ class LoraSettings:
         return "rslora" if self.use_rslora else "lora"
 
     def rank_of(self, module: str) -> int:
-        key = matching_key(self.rank_pattern, module)
-        return self.rank if key is None else self.rank_pattern[key]
+        return self.rank_pattern.find(module, self.rank)
 
-    def scale_of(self, module: str) -> float:
+    def scale_of(self, module: str, rank: int) -> float:
         """alpha / r, or alpha / sqrt(r) for rsLoRA (arXiv 2312.03732)."""
-        key = matching_key(self.alpha_pattern, module)
-        alpha = self.alpha if key is None else self.alpha_pattern[key]
-        rank = self.rank_of(module)
+        alpha = self.alpha_pattern.find(module, self.alpha)
         return alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
 
 def parse_config(text: bytes, limits: Limits) -> LoraSettings:
     """Raises AdapterRefused, with the key at fault as `param`."""
-    values = parse_object(text, CONFIG_FILE)
+    values = parse_object(text, CONFIG_FILE, CONFIG_FILE)
     _require_lora(values.get("peft_type"))
     _refuse_unserved(values)
     fields = Fields(values)

@@ -5,13 +5,11 @@ from typing import TypeVar
 
 from motet_adapters.errors import AdapterRefused
 from motet_adapters.names import quoted
-from motet_adapters.patterns import is_plain_name, require_pattern_key
+from motet_adapters.patterns import Pattern, is_plain_name
 from motet_adapters.targets import TargetSpec
 
 _T = TypeVar("_T")
 _MAX_LAYER = 1 << 16
-# A pattern is tried against every module: this bounds that product, and no base has more modules.
-_MAX_PATTERN_KEYS = 4096
 
 
 class Fields:
@@ -43,16 +41,12 @@ class Fields:
             )
         return float(value)  # type: ignore[arg-type]
 
-    def pattern(self, key: str, check: Callable[[object, str], _T]) -> Mapping[str, _T]:
-        """rank_pattern or alpha_pattern: plain module names to values, in the file's order."""
+    def pattern(self, key: str, check: Callable[[object, str], _T]) -> Pattern[_T]:
+        """rank_pattern or alpha_pattern, with every value checked by `check(value, key)`."""
         value = self._values.get(key) or {}
         if not isinstance(value, dict):
             raise AdapterRefused(f"{key} is {quoted(value)}; use an object.", key)
-        if len(value) > _MAX_PATTERN_KEYS:
-            raise AdapterRefused(f"{key} has more than {_MAX_PATTERN_KEYS} keys.", key)
-        for name in value:
-            require_pattern_key(name, key)
-        return {name: check(item, key) for name, item in value.items()}
+        return Pattern({name: check(item, key) for name, item in value.items()}, key)
 
     def targets(self) -> TargetSpec:
         """target_modules, exclude_modules, layers_to_transform and layers_pattern."""

@@ -11,8 +11,8 @@ from motet_adapters.names import quoted
 _MAX_DEPTH = 32
 
 
-def parse_object(text: bytes, what: str) -> dict[str, object]:
-    """A JSON object from UTF-8 bytes. Raises AdapterRefused, naming `what`.
+def parse_object(text: bytes, what: str, filename: str) -> dict[str, object]:
+    """A JSON object from UTF-8 bytes. Raises AdapterRefused: `what` is in `filename`.
 
     Refused: duplicate keys (two readers would disagree), NaN and infinities in any spelling,
     nesting deeper than 32, text that is not UTF-8, and everything that is not JSON.
@@ -22,11 +22,11 @@ def parse_object(text: bytes, what: str) -> dict[str, object]:
         result = dict(pairs)
         if len(result) != len(pairs):
             twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
-            raise AdapterRefused(f"{what} holds the key {quoted(twice)} twice. Keep one.", what)
+            raise AdapterRefused(f"{what} holds the key {quoted(twice)} twice. Keep one.", filename)
         return result
 
     def no_constant(name: str) -> NoReturn:
-        raise AdapterRefused(f"{what} holds {name}; use finite numbers.", what)
+        raise AdapterRefused(f"{what} holds {name}; use finite numbers.", filename)
 
     def finite(digits: str) -> float:
         number = float(digits)
@@ -43,12 +43,13 @@ def parse_object(text: bytes, what: str) -> dict[str, object]:
         )
     except (ValueError, RecursionError) as error:
         raise AdapterRefused(
-            f"{what} is not valid JSON. Upload the file as PEFT's save_pretrained wrote it.", what
+            f"{what} is not valid JSON. Upload the file as PEFT's save_pretrained wrote it.",
+            filename,
         ) from error
     if not isinstance(value, dict):
-        raise AdapterRefused(f"{what} is not a JSON object.", what)
+        raise AdapterRefused(f"{what} is not a JSON object.", filename)
     if _depth(value) > _MAX_DEPTH:
-        raise AdapterRefused(f"{what} is nested deeper than {_MAX_DEPTH} levels.", what)
+        raise AdapterRefused(f"{what} is nested deeper than {_MAX_DEPTH} levels.", filename)
     return value
 
 

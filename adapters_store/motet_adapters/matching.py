@@ -88,10 +88,11 @@ def _match(
         # PEFT writes the short name and loads both.
         if magnitude not in tensors and f"{magnitude}.weight" in tensors:
             magnitude += ".weight"
+    rank = settings.rank_of(module)
     return Match(
         module,
-        settings.rank_of(module),
-        settings.scale_of(module),
+        rank,
+        settings.scale_of(module, rank),
         in_features,
         out_features,
         f"{KEY_PREFIX}{module}{_A}",

@@ -54,7 +54,8 @@ class SafetensorsFile:
             start = _LENGTH_BYTES + length
             if start > size:
                 raise _damaged("its header ends after the file does")
-            header = parse_object(file.read(length), f"the header of {WEIGHTS_FILE}")
+            text = file.read(length)
+        header = parse_object(text, f"The header of {WEIGHTS_FILE}", WEIGHTS_FILE)
         header.pop("__metadata__", None)
         tensors = {name: _stored(name, field, start) for name, field in header.items()}
         _require_contiguous(tensors, start, size)

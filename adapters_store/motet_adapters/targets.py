@@ -5,9 +5,11 @@ path and every module whose path ends in "." + name; `exclude_modules` likewise,
 `layers_to_transform` filters suffix matches, not exact paths.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+
+from motet_adapters.patterns import suffixes
 
 ALL_LINEAR = "all-linear"
 
@@ -46,20 +48,12 @@ def targeted(spec: TargetSpec, modules: Sequence[str]) -> list[str]:
 
 def unknown_names(spec: TargetSpec, modules: Sequence[str]) -> list[str]:
     """Names of the list that stand for no module of the base at all."""
-    known = {suffix for module in modules for suffix in _suffixes(module)}
+    known = {suffix for module in modules for suffix in suffixes(module)}
     return [name for name in spec.names if name not in known]
 
 
 def _ends_in(module: str, names: frozenset[str]) -> bool:
-    return any(suffix in names for suffix in _suffixes(module))
-
-
-def _suffixes(module: str) -> Iterator[str]:
-    """The path itself and what follows each of its dots."""
-    yield module
-    for index, character in enumerate(module):
-        if character == ".":
-            yield module[index + 1 :]
+    return any(suffix in names for suffix in suffixes(module))
 
 
 def layer_of(module: str, patterns: tuple[str, ...] = ()) -> int | None:

@@ -1,14 +1,17 @@
 """Targets and patterns against PEFT's own functions, on random configs over Llama-like names."""
 
+import json
+import time
 from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from motet_adapters import AdapterRefused
 from motet_adapters.config import parse_config
 from motet_adapters.expansion import refuse_expression
 from motet_adapters.limits import Limits
-from motet_adapters.patterns import is_plain_name, matching_key
+from motet_adapters.patterns import Pattern, is_plain_name
 from motet_adapters.targets import TargetSpec, layer_of, targeted, unknown_names
 from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils.other import get_pattern_key
@@ -65,16 +68,30 @@ def test_targets_are_those_of_peft(
 @settings(max_examples=300, deadline=None)
 @given(keys=st.lists(NAMES | NAMES.map("^{}".format), max_size=4), module=st.sampled_from(MODULES))
 def test_pattern_keys_match_as_in_peft(keys: list[str], module: str) -> None:
-    found = matching_key(keys, module)
-    # PEFT returns the module itself when nothing matches, which then is no key.
+    # PEFT returns the module itself when nothing matches.
     expected = get_pattern_key(keys, module)
-    assert (found or module) == expected
+    assert Pattern({key: key for key in keys}, "rank_pattern").find(module, module) == expected
 
 
 def test_an_unescaped_dot_matches_what_it_matches_in_peft() -> None:
     assert get_pattern_key(["a.c"], "x.abc") == "a.c"
-    assert matching_key(["a.c"], "x.abc") == "a.c"
-    assert matching_key(["a.c"], "xabc") is None
+    assert Pattern({"a.c": 1}, "rank_pattern").find("x.abc", 0) == 1
+    assert Pattern({"a.c": 1}, "rank_pattern").find("xabc", 0) == 0
+
+
+def test_the_longest_pattern_allowed_costs_little() -> None:
+    """As many keys as are accepted, made to agree with the modules up to the last letter."""
+    keys = {f"{index:09d}.q_proj"[-16:]: 4 for index in range(1024)}
+    text = json.dumps(
+        {"peft_type": "LORA", "target_modules": ["q_proj"], "rank_pattern": keys}
+    ).encode()
+    modules = [f"model.layers.{layer}.self_attn.q_proj" for layer in range(500)]
+    start = time.process_time()
+    parsed = parse_config(text, Limits())
+    assert [parsed.rank_of(module) for module in modules] == [8] * 500
+    assert time.process_time() - start < 2
+    with pytest.raises(AdapterRefused, match="over the limit"):
+        Pattern({f"m{index}": 4 for index in range(1025)}, "rank_pattern")
 
 
 def test_a_name_that_stands_for_nothing_is_told() -> None:
