@@ -1,5 +1,5 @@
 """An engine without a model: it keeps the contract of `motet.engine.engine.Engine` to the letter
-and writes what the test told it to, one character a step, on a thread of its own."""
+and writes what the test told it to, a piece a step, on a thread of its own."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ class _Row:
 
 @dataclass
 class ScriptedEngine:
-    """`text` is written for every request, `step_s` passes between two characters.
+    """`text` is written for every request, `piece_len` characters a token, `step_s` between two.
 
     With `held` set no step is made. A request for an adapter whose name is in `broken` ends in an
     error. `seen` keeps every accepted request, `cancelled` the ids that were cancelled in time.
     """
 
     text: str = DEFAULT_TEXT
+    piece_len: int = 1
     step_s: float = 0.0
     max_model_len: int = 2048
     vocab_size: int = 257
@@ -146,17 +147,15 @@ class ScriptedEngine:
 
     def _write(self, row: _Row) -> None:
         params = row.request.params
-        text = self.text or "x" * params.max_tokens
-        if row.position == len(text):
-            row.deliver(Token(row.request.id, EOS, "", _logprob(EOS, params.logprobs)))
-            row.position += 1
-            self._end(row, "stop")
-            return
-        character = text[row.position]
-        token_id = ord(character) % 256
+        start = row.position * self.piece_len
+        piece = self.text[start : start + self.piece_len]
+        token_id = ord(piece[0]) % 256 if piece else EOS
         row.position += 1
-        row.deliver(Token(row.request.id, token_id, character, _logprob(token_id, params.logprobs)))
-        if row.position == params.max_tokens:
+        logprob = _logprob(token_id, params.logprobs)
+        row.deliver(Token(row.request.id, token_id, piece, logprob))
+        if not piece:
+            self._end(row, "stop")
+        elif row.position == params.max_tokens:
             self._end(row, "length")
 
     def _end(self, row: _Row, reason: FinishReason, message: str | None = None) -> None:
