@@ -19,7 +19,7 @@ def config(
         bool, typer.Option("--markdown", help="Print the reference table of all settings instead.")
     ] = False,
 ) -> None:
-    """Show every setting, its value and where that value comes from."""
+    """Show every setting and where its value comes from."""
     if markdown:
         say(results(), markdown_table())
         return

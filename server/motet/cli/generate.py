@@ -31,7 +31,7 @@ def generate(
         typer.Option("--raw", help="Continue the prompt as plain text, not as a chat."),
     ] = False,
 ) -> None:
-    """Send a prompt to a running server and print the answer as it is generated."""
+    """Send a prompt to a server, print the answer."""
     text = sys.stdin.read() if prompt == "-" else prompt
     if raw and system is not None:
         raise typer.BadParameter("--system has no place in a --raw prompt; put it into the text.")

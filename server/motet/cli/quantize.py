@@ -20,5 +20,8 @@ def quantize(
     ],
     settings: Settings,
 ) -> None:
-    """Quantise a base model to NF4 into OUT, so that `motet serve --data-dir OUT` starts fast."""
+    """Quantise a base model to NF4 ahead of time.
+
+    The result is kept under OUT, so that `motet serve --data-dir OUT` starts fast.
+    """
     load("quantizing")(base, out, settings)

@@ -20,6 +20,6 @@ def serve(
         ),
     ] = False,
 ) -> None:
-    """Serve a base model and its tenants' adapters over HTTP."""
+    """Serve a base model and its tenants' adapters."""
     started = time.monotonic()  # the imports behind the next line are a good part of a start
     load("serving")(settings, demo=demo, started=started)

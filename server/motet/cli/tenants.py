@@ -15,7 +15,7 @@ from motet.settings import Settings
 from motet.tenancy.tenants import Tenants
 
 tenants = typer.Typer(
-    help="Create, list and revoke tenants, on the data directory itself.", no_args_is_help=True
+    help="Create, list and revoke tenants.", no_args_is_help=True
 )
 
 Name = Annotated[str, typer.Argument(help="Name of the tenant.")]
