@@ -70,8 +70,8 @@ class ScriptedEngine:
 
     def crash(self) -> None:
         """The thread ends as it would after failing steps: everyone gets an error."""
-        self.stop()
         self.healthy = False
+        self.stop()
 
     def submit(self, request: Request, deliver: Callable[[Event], None]) -> None:
         if len(request.prompt) + request.params.max_tokens > self.max_model_len:

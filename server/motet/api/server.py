@@ -1,6 +1,7 @@
 """The listening process: uvicorn, a drain before the end, and a connection that can be cut."""
 
 import asyncio
+import logging
 import socket
 from collections.abc import Callable
 from types import FrameType
@@ -20,6 +21,7 @@ from motet.tenancy.exposure import check_exposure
 _LAST_WORDS_S = 5
 _KEEP_ALIVE_S = 30
 _MAX_HEADER_BYTES = 64 * 1024
+_log = logging.getLogger("motet.api")
 
 
 def run_server(
@@ -32,9 +34,11 @@ def run_server(
     EngineStopped if the engine failed, so that whoever supervises the process learns of it.
     """
     service: Service = app.state.service
-    check_exposure(settings, service.tenants)
+    notice = check_exposure(settings, service.tenants)
     with listen(settings) as listener:
         server = Server(app, settings, on_listening)
+        if notice is not None:
+            _log.warning(notice)
         server.run(sockets=[listener])
     if server.engine_failed:
         raise EngineStopped("The engine failed; the log above says why. Start the server again.")

@@ -1,0 +1,46 @@
+"""A process that serves the scripted engine, to be sent real signals.
+
+Run as: python tests/support/serve_scripted.py DIRECTORY STEP_S [MOTET_* settings in the
+environment]. Prints the URL once it listens. SIGUSR1 makes the engine crash.
+"""
+
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import torch
+from motet.api.app import build_app
+from motet.api.server import run_server
+from motet.api.service import ServedModel
+from motet.settings import Settings
+from motet.tenancy.tenants import Tenants
+from motet_adapters import AdapterStore, Limits
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from tests.support.base_weights import RandomBase
+from tests.support.byte_tokenizer import ByteTokenizer
+from tests.support.scripted_engine import ScriptedEngine
+
+
+def main() -> None:
+    directory, step_s = Path(sys.argv[1]), float(sys.argv[2])
+    settings = Settings.load({"data_dir": directory, "port": 0})
+    base = RandomBase.llama()
+    tenants = Tenants(directory / "tenants.db")
+    store = AdapterStore(
+        directory / "adapters", base, dtype=torch.float32, limits=Limits(), host_bytes=1 << 20
+    )
+    engine = ScriptedEngine(text="x" * 1000, step_s=step_s)
+    signal.signal(signal.SIGUSR1, lambda *_: threading.Thread(target=engine.crash).start())
+    model = ServedModel("base", base.fingerprint, 0)
+    app = build_app(settings, engine, store, tenants, ByteTokenizer(), model)
+    run_server(app, settings, lambda url: print(url, flush=True))  # noqa: T201
+    store.close()
+    tenants.close()
+    print("ended well", flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
