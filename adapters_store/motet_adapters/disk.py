@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from motet_adapters.durable import rename
+from motet_adapters.durable import rename, sync_directory
 from motet_adapters.errors import StoreUnusable
 from motet_adapters.source import Source
 
@@ -32,6 +32,9 @@ class Disk:
         self.registry = root / "registry.sqlite3"
         for directory in (self.staging, self._sources, self._images):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # What is placed in them later is only as durable as they are.
+        sync_directory(root)
+        sync_directory(root.parent)
         self._lock: int | None = _locked(root / "lock")
 
     def source(self, digest: str) -> Source:

@@ -49,8 +49,8 @@ class FreeList:
                 return Region(hole.offset, num_bytes)
         return None
 
-    def give(self, region: Region) -> None:
-        """Return a region taken before, joining it with the holes it touches.
+    def give(self, region: Region) -> Region:
+        """Return a region taken before, and get the hole it has become part of.
 
         Raises ValueError when any of it is free already.
         """
@@ -65,4 +65,6 @@ class FreeList:
             start, first = before.offset, index - 1
         if after and after.offset == end:
             end, last = after.end, index + 1
-        self._holes[first:last] = [Region(start, end - start)]
+        hole = Region(start, end - start)
+        self._holes[first:last] = [hole]
+        return hole

@@ -37,9 +37,11 @@ class Registry:
     """Rows are adapters. Raises StoreUnusable when the file can't be trusted."""
 
     def __init__(self, path: Path) -> None:
-        self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        with _opening():
+            self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         try:
-            self._prepare()
+            with _opening():
+                self._prepare()
         except BaseException:
             self._connection.close()
             raise
@@ -50,7 +52,8 @@ class Registry:
             "SELECT tenant, name, digest, kind, ranks, matched, num_parameters, source_bytes, "
             "image_bytes, created FROM adapters ORDER BY tenant, name"
         )
-        return [_adapter(row) for row in self._connection.execute(query)]
+        with _opening():
+            return [_adapter(row) for row in self._connection.execute(query)]
 
     def put(self, adapter: Adapter) -> None:
         """Point the name at the digest, whatever it pointed at before. Raises StoreFull."""
@@ -89,25 +92,21 @@ class Registry:
         self._connection.close()
 
     def _prepare(self) -> None:
-        try:
-            self._connection.execute("PRAGMA busy_timeout = 5000")
-            checks = self._connection.execute("PRAGMA quick_check").fetchall()
-            if checks != [("ok",)]:
-                raise _damaged()
-            self._connection.execute("PRAGMA journal_mode = WAL")
-            self._connection.execute("PRAGMA synchronous = FULL")
-            (version,) = self._connection.execute("PRAGMA user_version").fetchone()
-            if version == 0:
-                with self._transaction():
-                    self._connection.execute(_SCHEMA)
-                    self._connection.execute(f"PRAGMA user_version = {_VERSION}")
-            elif version != _VERSION:
-                raise StoreUnusable(
-                    f"The registry has format {version}; this version of Motet reads {_VERSION}. "
-                    "Use the version that wrote it, or an empty store."
-                )
-        except sqlite3.DatabaseError as error:
-            raise _damaged() from error
+        self._connection.execute("PRAGMA busy_timeout = 5000")
+        if self._connection.execute("PRAGMA quick_check").fetchall() != [("ok",)]:
+            raise _damaged()
+        self._connection.execute("PRAGMA journal_mode = WAL")
+        self._connection.execute("PRAGMA synchronous = FULL")
+        (version,) = self._connection.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            with self._transaction():
+                self._connection.execute(_SCHEMA)
+                self._connection.execute(f"PRAGMA user_version = {_VERSION}")
+        elif version != _VERSION:
+            raise StoreUnusable(
+                f"The registry has format {version}; this version of Motet reads {_VERSION}. "
+                "Use the version that wrote it, or an empty store."
+            )
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -122,6 +121,19 @@ class Registry:
             if isinstance(error, sqlite3.Error) and error.sqlite_errorcode == full:
                 raise StoreFull from error
             raise
+
+
+@contextmanager
+def _opening() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise StoreUnusable(
+            f"The registry of adapters can't be opened ({error}). Check the rights to the store's "
+            "directory and the room on its disk."
+        ) from error
+    except sqlite3.DatabaseError as error:
+        raise _damaged() from error
 
 
 def _adapter(row: tuple[str, str, str, str, str, str, int, int, int, int]) -> Adapter:

@@ -107,26 +107,42 @@ class Residents:
 
     def _who_must_leave(self, num_bytes: int) -> list[Resident] | None:
         """Least recently used first, and nobody whose leaving would not help."""
-        if self._fits_without([], num_bytes):
-            return []
         unpinned = [resident for resident in self._by_digest.values() if not resident.pins]
         unpinned.sort(key=lambda resident: resident.last_used)
-        for count in range(1, len(unpinned) + 1):
-            if self._fits_without(unpinned[:count], num_bytes):
-                return self._spared(unpinned[:count], num_bytes)
+        if self._free.fits(num_bytes):
+            if self._free_indices:
+                return []
+            return unpinned[:1] or None
+        free = self._free.copy()
+        for count, resident in enumerate(unpinned, start=1):
+            hole = free.give(resident.place.region)
+            if hole.num_bytes >= num_bytes:
+                return _needed(unpinned[:count], hole, num_bytes)
         return None
 
-    def _spared(self, leaving: list[Resident], num_bytes: int) -> list[Resident]:
-        for resident in reversed(leaving[:]):
-            fewer = [other for other in leaving if other is not resident]
-            if fewer and self._fits_without(fewer, num_bytes):
-                leaving = fewer
-        return leaving
 
-    def _fits_without(self, leaving: list[Resident], num_bytes: int) -> bool:
-        if not leaving and not self._free_indices:
-            return False
-        free = self._free.copy()
-        for resident in leaving:
-            free.give(resident.place.region)
-        return free.fits(num_bytes)
+def _needed(leaving: list[Resident], hole: Region, num_bytes: int) -> list[Resident]:
+    """Those of `leaving` that lie in `hole`, less those at its ends that may stay.
+
+    Of the two at the ends the more recently used is spared first.
+    """
+    inside = [one for one in leaving if hole.offset <= one.place.region.offset < hole.end]
+    inside.sort(key=lambda one: one.place.region.offset)
+    start, end = hole.offset, hole.end
+    while True:
+        spared = [
+            one
+            for one, room in (
+                (inside[0], end - inside[0].place.region.end),
+                (inside[-1], inside[-1].place.region.offset - start),
+            )
+            if room >= num_bytes
+        ]
+        if not spared:
+            return inside
+        latest = max(spared, key=lambda one: one.last_used)
+        if latest is inside[0]:
+            start = latest.place.region.end
+        else:
+            end = latest.place.region.offset
+        inside.remove(latest)

@@ -36,6 +36,10 @@ from motet_adapters.source import Lowered, Source
 from motet_adapters.staging import Staging
 
 _NUM_LOADING_LOCKS = 16
+# Limits are for uploads: what was accepted stays served when they are lowered later.
+_STORED = Limits(
+    max_upload_bytes=1 << 62, max_config_bytes=1 << 62, max_header_bytes=1 << 30, max_rank=1 << 30
+)
 _log = logging.getLogger(__name__)
 
 
@@ -231,7 +235,7 @@ class AdapterStore:
                 digest, "The stored files of this adapter are damaged or gone. Upload it again."
             )
         try:
-            image = source.lower(self._base, self._dtype, self._limits, None).image
+            image = source.lower(self._base, self._dtype, _STORED, None).image
         except AdapterError as error:
             raise AdapterLoadFailed(
                 digest, f"The adapter does not fit the base now served. {error.message}"

@@ -273,6 +273,13 @@ def test_a_registry_of_another_format_is_refused(tmp_path: Path) -> None:
         opened(tmp_path)
 
 
+def test_a_registry_that_is_no_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "registry.sqlite3").mkdir()
+    with pytest.raises(StoreUnusable, match="can't be opened") as caught:
+        opened(tmp_path)
+    assert str(tmp_path) not in caught.value.message
+
+
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     store = opened(tmp_path)
     with pytest.raises(StoreUnusable, match="Another process"):

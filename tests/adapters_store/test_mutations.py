@@ -129,7 +129,7 @@ def test_the_valid_ones_are_accepted(store: AdapterStore, root: Path) -> None:
 
 
 RELAXED = settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 

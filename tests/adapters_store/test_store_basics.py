@@ -9,7 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from motet_adapters import AdapterNotFound, AdapterRefused, AdapterStore, Arena, Limits, Slot
+from motet_adapters import (
+    AdapterNotFound,
+    AdapterRefused,
+    AdapterStore,
+    AdapterTooLarge,
+    Arena,
+    Limits,
+    Slot,
+)
 
 from tests.support.adapter_files import put_bytes, random_adapter
 from tests.support.base_weights import RandomBase
@@ -119,6 +127,42 @@ def test_two_hundred_adapters_with_room_for_eight(tmp_path: Path) -> None:
     assert (stats.pinned, stats.loading, stats.num_failures) == (0, 0, 0)
     arena.close()
     store.close()
+
+
+def test_magnitudes_may_carry_weight_in_their_names(tmp_path: Path) -> None:
+    """PEFT writes lora_magnitude_vector and loads lora_magnitude_vector.weight as well."""
+    base = RandomBase.llama(layers=1)
+    store = opened(tmp_path, base)
+    files = random_adapter(base, dora=True)
+    image = store.image(files.put(store).digest)
+    for name in list(files.tensors):
+        if name.endswith("lora_magnitude_vector"):
+            files.tensors[f"{name}.weight"] = files.tensors.pop(name)
+    renamed = store.image(files.put(store, name="two").digest)
+    assert renamed.digest != image.digest
+    assert torch.equal(renamed.buffer, image.buffer)
+    store.close()
+
+
+def test_lowered_limits_do_not_take_away_what_was_accepted(tmp_path: Path) -> None:
+    base = RandomBase.llama(layers=1)
+    store = opened(tmp_path, base)
+    files = random_adapter(base, rank=8)
+    adapter = files.put(store)
+    store.close()
+    limits = Limits(max_rank=4, max_config_bytes=10, max_header_bytes=10, max_upload_bytes=10)
+    # Another dtype, so that the image has to be made again.
+    store = AdapterStore(tmp_path, base, dtype=torch.bfloat16, limits=limits, host_bytes=0)
+    assert store.image(adapter.digest).dtype == torch.bfloat16
+    with pytest.raises(AdapterTooLarge):
+        files.put(store)
+    store.close()
+
+
+@pytest.mark.parametrize("field", ["max_rank", "max_upload_bytes", "max_config_bytes"])
+def test_limits_are_positive(field: str) -> None:
+    with pytest.raises(ValueError, match=field):
+        Limits(**{field: 0})
 
 
 def test_a_lease_never_waits_for_the_disk(tmp_path: Path) -> None:
