@@ -6,7 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, ByteSize, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ByteSize,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -24,14 +32,20 @@ MIB = 1024**2
 GIB = 1024**3
 
 
-def _positive_bytes(value: object) -> object:
-    """Refuses negative numbers and booleans, which ByteSize would take."""
-    if isinstance(value, bool) or (isinstance(value, (int, float)) and value <= 0):
+def _positive(value: int) -> int:
+    if value <= 0:
         raise ValueError("must be a positive number of bytes, such as 268435456 or 256MiB")
     return value
 
 
-Bytes = Annotated[ByteSize, BeforeValidator(_positive_bytes)]
+def _no_bool(value: object) -> object:
+    """ByteSize would take True for one byte."""
+    if isinstance(value, bool):
+        raise ValueError("must be a number of bytes, such as 268435456 or 256MiB")
+    return value
+
+
+Bytes = Annotated[ByteSize, BeforeValidator(_no_bool), AfterValidator(_positive)]
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 
