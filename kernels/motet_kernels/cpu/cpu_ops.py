@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from motet_kernels import torch_attention
 from motet_kernels.attention_layout import AttentionRow
-from motet_kernels.cpu.row_multiple import RowMultiples, pad_rows
+from motet_kernels.cpu.lowrank_product import add_lowrank
+from motet_kernels.cpu.row_multiple import RowMultiples, isolated_linear
 from motet_kernels.cpu.segments import SegmentPlan
 from motet_kernels.lowrank import SlotTable
 from motet_kernels.nf4 import Nf4Weight
@@ -23,14 +23,14 @@ from motet_kernels.routing import Routing
 class CpuGroup(PackedGroup):
     weight: Tensor  # [sum N, K], the members one below the other, dequantised
     bias: Tensor | None  # float32 [sum N]; None: no member has one
-    row_multiple: int  # of products with `weight`
+    row_multiple: int | None  # of products with `weight`, see `isolated_linear`
 
 
 class CpuOps:
     """Every op in plain torch, under the isolation promise of `ops.py`.
 
     The base product is one dense product in the compute dtype for a whole group; the low-rank
-    products run in float32, slot by slot, on rows padded to `row_multiple(torch.float32)`.
+    products run in float32, slot by slot, on rows padded to a multiple of their own.
     """
 
     name = "cpu"
@@ -69,22 +69,22 @@ class CpuOps:
         )
 
     def dense_linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        y = _padded_linear(x, weight, self._row_multiple_of(weight))
+        y = isolated_linear(x, weight, self._row_multiple_of(weight))
         return y if bias is None else y + bias
 
     def adapted_linear(
         self, x: Tensor, group: PackedGroup, tables: Sequence[SlotTable], routing: Routing
     ) -> tuple[Tensor, ...]:
         assert isinstance(group, CpuGroup)
-        y = _padded_linear(x, group.weight, group.row_multiple)  # [T, sum N]
+        y = isolated_linear(x, group.weight, group.row_multiple)  # [T, sum N]
         plan = self._plan_of(routing)
         if plan.has_adapters:
-            y = _add_adapters(x, y, group, tables, plan)
+            y = add_lowrank(x, y, tables, plan, group.bias)
         elif group.bias is not None:
             y = (y.float() + group.bias).to(y.dtype)
         return y.split_with_sizes(group.out_features, dim=1)
 
-    def _row_multiple_of(self, weight: Tensor) -> int:
+    def _row_multiple_of(self, weight: Tensor) -> int | None:
         return self._row_multiples.of(weight.dtype, ((weight.shape[0], weight.shape[1]),))
 
     def _plan_of(self, routing: Routing) -> SegmentPlan:
@@ -119,36 +119,6 @@ class CpuOps:
         return torch_attention.attention(
             q, k_cache, v_cache, plan, scale=scale, window=window, softcap=softcap
         )
-
-
-def _padded_linear(x: Tensor, weight: Tensor, multiple: int) -> Tensor:
-    return F.linear(pad_rows(x, multiple), weight)[: x.shape[0]]
-
-
-def _add_adapters(
-    x: Tensor, y: Tensor, group: CpuGroup, tables: Sequence[SlotTable], plan: SegmentPlan
-) -> Tensor:
-    """gain * (y + B A x) + biases in float32, rounded once to y's dtype. [T, sum N]"""
-    x32, y32 = x.float(), y.float()
-    if plan.source is not None:
-        x32, y32 = x32.index_select(0, plan.source), y32.index_select(0, plan.source)
-    x_parts = x32.split_with_sizes(plan.sizes)
-    for table, member in zip(tables, y32.split_with_sizes(group.out_features, dim=1), strict=True):
-        for slot, x_part, y_part in zip(
-            plan.slots, x_parts, member.split_with_sizes(plan.sizes), strict=True
-        ):
-            lowrank = table[slot]
-            if lowrank is None:
-                continue
-            y_part.addmm_(F.linear(x_part, lowrank.a), lowrank.bt)
-            if lowrank.gain is not None:
-                y_part.mul_(lowrank.gain)
-            if lowrank.bias is not None:
-                y_part.add_(lowrank.bias)
-    if group.bias is not None:
-        y32 += group.bias
-    y = y32.to(y.dtype)
-    return y if plan.place is None else y.index_select(0, plan.place)
 
 
 def _join_biases(
