@@ -10,7 +10,14 @@ import pytest
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
 from motet_adapters import AdapterLoadFailed, AdapterNotFound, AdapterStore, Lease, Limits
 
 from tests.support.adapter_files import put_bytes, random_adapter
@@ -229,9 +236,9 @@ class Model(RuleBasedStateMachine):
 def test_model(tmp_path: Path) -> None:
     Model.directory = tmp_path
     Model.numbers = iter(range(10_000))
-    machine = Model.TestCase
-    machine.settings = settings(max_examples=15, stateful_step_count=25, deadline=None)
-    machine("runTest").runTest()
+    run_state_machine_as_test(
+        Model, settings=settings(max_examples=25, stateful_step_count=40, deadline=None)
+    )
 
 
 def test_many_threads(tmp_path: Path) -> None:
