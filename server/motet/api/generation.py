@@ -18,6 +18,7 @@ MAX_PENDING_EVENTS = 256
 
 _SUBMITTED_AT_ONCE = 16
 _CLOSE_TIMEOUT_S = 5.0
+_BAD_ENDS = ("error", "cancelled")
 _log = logging.getLogger("motet.api")
 
 
@@ -29,9 +30,18 @@ class Generation:
     """Submitted requests and what came back of them. Belongs to the event loop."""
 
     def __init__(
-        self, service: Service, endpoint: str, adapter: Adapter | None, requests: Sequence[Request]
+        self,
+        service: Service,
+        endpoint: str,
+        adapter: Adapter | None,
+        requests: Sequence[Request],
+        *,
+        streamed: bool,
     ) -> None:
+        """streamed: `pieces` returns as soon as anything has come; else when all has, or when
+        something has gone wrong."""
         self.adapter = adapter
+        self._streamed = streamed
         self.num_choices = len(requests)
         self._engine = service.engine
         self._lifecycle = service.lifecycle
@@ -109,9 +119,12 @@ class Generation:
             self._watch.finished(event.reason)
             if not self._open:
                 self._all_ended.set()
+            if not self._open or event.reason in _BAD_ENDS:
+                self._wake.set()
         else:
             self._watch.token(event.request_id)
-        self._wake.set()
+        if self._streamed:
+            self._wake.set()
         # While nobody reads, the reader is waiting for the client to take what it was sent.
         if not self._reading and len(self._pending) > MAX_PENDING_EVENTS * self.num_choices:
             self.fail(ClientTooSlow("The client reads slower than the model writes."))
@@ -133,7 +146,7 @@ class Generation:
                 self._watch.foreign_answer()
                 raise GenerationFailed("The server refused to show an answer of another adapter.")
             return
-        if self._lifecycle.draining or not self._engine.healthy or event.reason == "cancelled":
+        if event.reason == "cancelled" or self._lifecycle.draining or not self._engine.healthy:
             raise EngineStopped("The server is shutting down; send the request again.")
-        message = event.message or "the server failed on this request"
+        message = (event.message or "the server failed on this request").rstrip(".")
         raise GenerationFailed(f"The request could not be finished: {message}.")
