@@ -5,10 +5,12 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from motet_adapters import Adapter, AdapterNotFound, AdapterStore, Staging
+from motet_adapters.file_kinds import CONFIG_FILE, WEIGHTS_FILE
 from motet_adapters.names import require_name
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from motet.api.description import file_of, form_of
 from motet.api.errors import AlreadyThere
 from motet.api.multipart import form_files
 from motet.api.service import Service
@@ -26,7 +28,7 @@ After = Annotated[str | None, Query(description="The last name of the page befor
 def adapters_router(service: Service) -> APIRouter:
     router = APIRouter(prefix="/v1/adapters")
 
-    @router.put("/{name}")
+    @router.put("/{name}", openapi_extra=form_of(CONFIG_FILE, WEIGHTS_FILE))
     async def upload(request: Request, name: Name, dry_run: DryRun = False) -> Response:
         """Both files in one multipart form."""
         tenant = _uploader(service, request, name)
@@ -35,7 +37,7 @@ def adapters_router(service: Service) -> APIRouter:
             await write_all(staging, pieces)
             return await _publish(service, request, tenant, name, staging, dry_run)
 
-    @router.put("/{name}/files/{filename}")
+    @router.put("/{name}/files/{filename}", openapi_extra=file_of())
     async def upload_file(request: Request, name: Name, filename: str) -> Response:
         """One file, as the raw body; `commit` publishes them."""
         tenant = _uploader(service, request, name)

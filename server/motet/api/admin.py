@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from motet.api.description import json_of
 from motet.api.json_body import read_json
 from motet.api.service import Service
 from motet.tenancy.tenants import Tenant
@@ -26,7 +27,7 @@ def admin_router(service: Service) -> APIRouter:
     tenants = service.tenants
 
     # Writing waits for the disk, so it happens off the event loop.
-    @router.post("")
+    @router.post("", openapi_extra=json_of(NewTenant))
     async def create(request: Request) -> Response:
         service.gate.require_admin(request)
         body = await read_json(request, NewTenant, service.settings.max_json_depth)

@@ -60,9 +60,9 @@ def build_app(
     )
     app = FastAPI(
         title="Motet",
-        # Bodies are read in `json_body.py`, so a generated description would leave them out;
-        # `docs/api.md` describes them.
-        openapi_url=None,
+        # The interactive pages load scripts from a network this server may not have.
+        docs_url=None,
+        redoc_url=None,
         lifespan=_lifespan(service),
         # A redirect to a path with a slash would lose a body; a wrong path is a 404.
         redirect_slashes=False,

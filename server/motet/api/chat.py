@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from motet.api.answer import Answer
 from motet.api.chat_request import ChatRequest
+from motet.api.description import json_of
 from motet.api.json_body import read_json
 from motet.api.piece import Piece
 from motet.api.service import Service
@@ -18,7 +19,7 @@ from motet.engine.request import LogProb
 def chat_router(service: Service) -> APIRouter:
     router = APIRouter()
 
-    @router.post("/v1/chat/completions")
+    @router.post("/v1/chat/completions", openapi_extra=json_of(ChatRequest))
     async def chat(request: Request) -> Response:
         tenant = service.gate.tenant(request)
         depth = service.settings.max_json_depth

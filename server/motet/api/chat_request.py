@@ -9,14 +9,19 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationInfo,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
 
 from motet.api.schemas import Bounds, TextRequest, unsupported, wrong
 
-# Text alone is served; every other kind of part is told by its name.
-_TEXT_PART = {"type", "text"}
+_PART_SCHEMA = {
+    "type": "object",
+    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+    "required": ["type", "text"],
+}
+_CONTENT_SCHEMA = {"anyOf": [{"type": "string"}, {"type": "array", "items": _PART_SCHEMA}]}
 
 
 def _text(content: object) -> object:
@@ -34,7 +39,7 @@ def _part_text(part: object) -> str:
     if part.get("type") != "text":
         raise wrong("messages", "only text parts are supported; images, audio and files are not")
     text = part.get("text")
-    if set(part) != _TEXT_PART or not isinstance(text, str):
+    if set(part) != {"type", "text"} or not isinstance(text, str):
         raise wrong("messages", "a text part must have type and text, a string, and nothing else")
     return text
 
@@ -45,7 +50,7 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[str, BeforeValidator(_text)]
+    content: Annotated[str, BeforeValidator(_text), WithJsonSchema(_CONTENT_SCHEMA)]
 
     @model_validator(mode="before")
     @classmethod

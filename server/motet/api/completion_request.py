@@ -3,11 +3,21 @@
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BeforeValidator, ValidationInfo, field_validator
+from pydantic import BeforeValidator, ValidationInfo, WithJsonSchema, field_validator
 
 from motet.api.schemas import Bounds, TextRequest, check_ids, unsupported, wrong
 
 Prompt = str | tuple[int, ...]
+
+_TOKENS = {"type": "array", "items": {"type": "integer"}}
+_PROMPT_SCHEMA = {
+    "anyOf": [
+        {"type": "string"},
+        {"type": "array", "items": {"type": "string"}},
+        _TOKENS,
+        {"type": "array", "items": _TOKENS},
+    ]
+}
 
 
 def _normal(value: object, info: ValidationInfo) -> tuple[Prompt, ...]:
@@ -52,7 +62,7 @@ class CompletionRequest(TextRequest):
         "prompt_logprobs": (),
     }
 
-    prompt: Annotated[Any, BeforeValidator(_normal)]
+    prompt: Annotated[Any, BeforeValidator(_normal), WithJsonSchema(_PROMPT_SCHEMA)]
     logprobs: int | None = None
 
     @classmethod

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from motet.api.answer import Answer
 from motet.api.completion_request import CompletionRequest, Prompt
+from motet.api.description import json_of
 from motet.api.json_body import read_json
 from motet.api.piece import Piece
 from motet.api.service import Service
@@ -20,7 +21,7 @@ _DEFAULT_LEN = 16  # OpenAI's
 def completions_router(service: Service) -> APIRouter:
     router = APIRouter()
 
-    @router.post("/v1/completions")
+    @router.post("/v1/completions", openapi_extra=json_of(CompletionRequest))
     async def complete(request: Request) -> Response:
         tenant = service.gate.tenant(request)
         depth = service.settings.max_json_depth

@@ -16,6 +16,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationInfo,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -59,6 +60,11 @@ class StreamOptions(BaseModel):
     include_usage: bool | None = None
 
 
+_STOP_SCHEMA = {
+    "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}, {"type": "null"}]
+}
+
+
 def _strings(value: object) -> object:
     """One stop string or several, as several."""
     return [value] if isinstance(value, str) else value
@@ -87,7 +93,9 @@ class TextRequest(BaseModel):
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     logit_bias: dict[str, float] | None = None
-    stop: Annotated[list[str] | None, BeforeValidator(_strings)] = None
+    stop: Annotated[list[str] | None, BeforeValidator(_strings), WithJsonSchema(_STOP_SCHEMA)] = (
+        None
+    )
     stop_token_ids: list[int] | None = None
     ignore_eos: bool | None = None
 

@@ -38,6 +38,7 @@ CALLS = [
     Call("GET", "/health", OPEN),
     Call("GET", "/ready", OPEN),
     Call("GET", "/metrics", OPEN),  # from loopback; from elsewhere see below
+    Call("GET", "/openapi.json", OPEN),
     Call("GET", "/v1/models", TENANT),
     Call("GET", "/v1/models/{model:path}", PRIVATE),
     Call(
