@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from motet_adapters import Adapter, AdapterNotFound, AdapterStore, Staging
-from motet_adapters.file_kinds import CONFIG_FILE, WEIGHTS_FILE
-from motet_adapters.names import require_name
+from motet_adapters.file_kinds import CONFIG_FILE, WEIGHTS_FILE, refuse_foreign_name
+from motet_adapters.names import quoted, require_name
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -41,9 +41,12 @@ def adapters_router(service: Service) -> APIRouter:
     async def upload_file(request: Request, name: Name, filename: str) -> Response:
         """One file, as the raw body; `commit` publishes them."""
         tenant = _uploader(service, request, name)
+        if filename not in (CONFIG_FILE, WEIGHTS_FILE):
+            # Refused before it can cost the client a file that came in well.
+            raise refuse_foreign_name(filename, quoted(filename))
         with service.desk.receiving(), service.desk.adding(tenant, name, filename) as staging:
             before = staging.num_bytes
-            await write_all(staging, _named(filename, request.stream()))
+            await write_all(staging, _of_one(filename, request.stream()))
         document = {"object": "adapter.file", "adapter": name, "filename": filename}
         return JSONResponse({**document, "bytes": staging.num_bytes - before}, 201)
 
@@ -152,8 +155,8 @@ def _exists(store: AdapterStore, tenant: str, name: str) -> bool:
     return True
 
 
-async def _named(filename: str, body: AsyncIterator[bytes]) -> AsyncIterator[tuple[str, bytes]]:
-    """An empty piece first, so that the name is judged before the bytes come."""
+async def _of_one(filename: str, body: AsyncIterator[bytes]) -> AsyncIterator[tuple[str, bytes]]:
+    """An empty piece first: an empty file is a file too."""
     yield filename, b""
     async for chunk in body:
         yield filename, chunk

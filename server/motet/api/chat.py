@@ -11,7 +11,7 @@ from motet.api.answer import Answer
 from motet.api.chat_request import ChatRequest
 from motet.api.description import json_of
 from motet.api.json_body import read_json
-from motet.api.piece import Piece
+from motet.api.piece import Piece, shown
 from motet.api.service import Service
 from motet.engine.request import LogProb
 
@@ -79,4 +79,4 @@ class ChatShape:
         text = self._tokenizer.token_text(token_id)
         # A token of half a character is shown as U+FFFD, whose bytes are not the token's.
         raw = None if "\ufffd" in text else list(text.encode())
-        return {"token": text, "logprob": logprob, "bytes": raw}
+        return {"token": text, "logprob": shown(logprob), "bytes": raw}

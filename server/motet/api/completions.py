@@ -11,7 +11,7 @@ from motet.api.answer import Answer
 from motet.api.completion_request import CompletionRequest, Prompt
 from motet.api.description import json_of
 from motet.api.json_body import read_json
-from motet.api.piece import Piece
+from motet.api.piece import Piece, shown
 from motet.api.service import Service
 from motet.errors import RequestRefused
 
@@ -75,8 +75,8 @@ class CompletionShape:
             return None
         texts = [self._tokenizer.token_text(each.token_id) for each in piece.logprobs]
         top = [
-            {self._tokenizer.token_text(id): logprob for id, logprob in each.top}
-            | {text: each.logprob}
+            {self._tokenizer.token_text(id): shown(logprob) for id, logprob in each.top}
+            | {text: shown(each.logprob)}
             for text, each in zip(texts, piece.logprobs, strict=True)
         ]
         offsets = []
@@ -87,7 +87,7 @@ class CompletionShape:
         self._offsets[piece.index] = offset
         return {
             "tokens": texts,
-            "token_logprobs": [each.logprob for each in piece.logprobs],
+            "token_logprobs": [shown(each.logprob) for each in piece.logprobs],
             "top_logprobs": top,
             "text_offset": offsets,
         }

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 from motet.engine.request import Event, Finished, LogProb
 
+_LEAST_LOGPROB = -9999.0
+
 
 @dataclass
 class Piece:
@@ -35,6 +37,11 @@ class Piece:
     def silent(self) -> bool:
         """Whether there is nothing in it to tell a client."""
         return not (self.text or self.logprobs or self.finished)
+
+
+def shown(logprob: float) -> float:
+    """A log-probability as JSON can hold it; OpenAI writes -9999 for what is all but impossible."""
+    return max(logprob, _LEAST_LOGPROB)
 
 
 def usage(ends: Iterable[Finished], num_choices_per_prompt: int) -> dict[str, int]:

@@ -28,6 +28,7 @@ class Held:
     files: set[str] = field(default_factory=set)
     touched: float = field(default_factory=time.monotonic)
     busy: bool = False
+    sealed: bool = False  # it was checked, and nothing can be added any more
 
 
 class UploadDesk:
@@ -63,10 +64,10 @@ class UploadDesk:
         held = self._held.get((tenant, name)) or self._begin(tenant, name)
         if held.busy:
             raise AlreadyThere("Another request is working on this upload; wait for it.", "busy")
-        if filename in held.files:
+        if held.sealed or filename in held.files:
             raise AlreadyThere(
-                f"{filename!a} was sent already. Commit the upload, or DELETE its files and begin "
-                "again.",
+                f"{filename!a} was sent already, or the upload was checked. Commit the upload, or "
+                "DELETE its files and begin again.",
                 "file_exists",
             )
         held.busy = True
@@ -92,7 +93,7 @@ class UploadDesk:
         except BaseException:
             self._drop(tenant, name)
             raise
-        held.busy, held.touched = False, time.monotonic()
+        held.busy, held.touched, held.sealed = False, time.monotonic(), True
         if not keep:
             self._drop(tenant, name)
 

@@ -59,15 +59,11 @@ class Tenants:
 
     def __init__(self, path: Path) -> None:
         """Opens the database at `path`, making it (readable by its owner alone) if need be."""
-        self._lock = threading.Lock()
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600, exist_ok=True)
-        # Autocommit: each SELECT is a transaction of its own and sees the newest commit.
-        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        self._db.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = FULL")
-        self._db.execute("PRAGMA foreign_keys = ON")
+        # Two connections, so that no reader waits while a writer waits for the disk.
+        self._reading, self._writing = threading.Lock(), threading.Lock()
+        self._writer, self._reader = _connect(path), _connect(path)
         self._prepare()
 
     def create(self, name: str) -> tuple[Tenant, str]:
@@ -168,8 +164,9 @@ class Tenants:
 
     def close(self) -> None:
         """Closes the database; nothing may be called afterwards."""
-        with self._lock:
-            self._db.close()
+        with self._writing, self._reading:
+            self._writer.close()
+            self._reader.close()
 
     def _prepare(self) -> None:
         with self._write() as db:
@@ -188,18 +185,18 @@ class Tenants:
     @contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
         """One writing transaction, begun at once so that two writers cannot deadlock."""
-        with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
+        with self._writing:
+            self._writer.execute("BEGIN IMMEDIATE")
             try:
-                yield self._db
+                yield self._writer
             except BaseException:
-                self._db.execute("ROLLBACK")
+                self._writer.execute("ROLLBACK")
                 raise
-            self._db.execute("COMMIT")
+            self._writer.execute("COMMIT")
 
     def _one(self, query: str, values: tuple[object, ...]) -> tuple[bytes, ...] | None:
-        with self._lock:
-            row: tuple[bytes, ...] | None = self._db.execute(query, values).fetchone()
+        with self._reading:
+            row: tuple[bytes, ...] | None = self._reader.execute(query, values).fetchone()
         return row
 
     def _select(self, where: str, values: tuple[object, ...]) -> Sequence[Tenant]:
@@ -208,8 +205,8 @@ class Tenants:
                    (SELECT group_concat(id) FROM
                        (SELECT id FROM keys WHERE tenant = name ORDER BY created, id))
             FROM tenants {where} ORDER BY name"""
-        with self._lock:
-            rows = self._db.execute(query, values).fetchall()
+        with self._reading:
+            rows = self._reader.execute(query, values).fetchall()
         return [
             Tenant(name, created, revoked, tuple(ids.split(",")) if ids else ())
             for name, created, revoked, ids in rows
@@ -234,6 +231,16 @@ class Tenants:
             (digest, key_id(digest), name, now),
         )
         return key
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """Autocommit: each SELECT is a transaction of its own and sees the newest commit."""
+    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    db.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = FULL")
+    db.execute("PRAGMA foreign_keys = ON")
+    return db
 
 
 def require_tenant_name(name: str) -> None:

@@ -130,6 +130,10 @@ def test_files_can_come_one_by_one(
     dry = client.post(f"{path}/commit", params={"dry_run": "true"})
     assert dry.status_code == 200, dry.text
     assert client.get(path).status_code == 404
+    late = client.put(f"{path}/files/{CONFIG_FILE}", content=b"{}")
+    assert late.status_code == 409
+    foreign = client.put(f"{path}/files/README.md", content=b"{}")
+    assert foreign.status_code == 422  # and the files that came in well are still there
     done = client.post(f"{path}/commit")
     assert done.status_code == 201, done.text
     assert done.json()["digest"] == dry.json()["digest"]

@@ -1,8 +1,11 @@
 import json
+import math
 from typing import Any
 
 import pytest
+from motet.engine.request import LogProb
 
+from tests.support import scripted_engine
 from tests.support.live_server import BASE_NAME, LiveServer
 from tests.support.scripted_engine import DEFAULT_TEXT
 
@@ -203,6 +206,19 @@ def test_null_counts_as_left_out_and_harmless_fields_are_taken(server: LiveServe
 def test_one_stop_string_need_not_be_a_list(server: LiveServer) -> None:
     ask(server, stop="\n")
     assert server.engine.seen[-1].params.stop == ("\n",)
+
+
+def test_an_impossible_token_is_still_json(
+    server: LiveServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        scripted_engine, "_logprob", lambda id, _: LogProb(id, -1.0, ((1, -math.inf),))
+    )
+    fields = {"logprobs": 1, "max_tokens": 1}
+    whole = ask(server, **fields).json()["choices"][0]
+    (streamed,) = events(server, **fields)
+    for choice in (whole, streamed["choices"][0]):
+        assert choice["logprobs"]["top_logprobs"] == [{"\x01": -9999.0, "T": -1.0}]
 
 
 def test_held_back_tokens_make_no_empty_chunks(server: LiveServer) -> None:
