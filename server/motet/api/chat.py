@@ -40,10 +40,14 @@ class ChatShape:
 
     def __init__(self, service: Service, body: ChatRequest) -> None:
         self.body = body
+        self._service = service
         self._tokenizer = service.tokenizer
 
     def encode(self) -> Sequence[tuple[int, ...]]:
-        return [tuple(self._tokenizer.apply_chat(self.body.turns()))]
+        turns = self.body.turns()
+        num_chars = sum(len(turn["content"]) for turn in turns)
+        self._service.require_tokenisable(num_chars, "messages")
+        return [tuple(self._tokenizer.apply_chat(turns))]
 
     def opening(self, index: int) -> dict[str, Any]:
         delta = {"role": "assistant", "content": ""}

@@ -41,6 +41,7 @@ class CompletionShape:
 
     def __init__(self, service: Service, body: CompletionRequest) -> None:
         self.body = body
+        self._service = service
         self._tokenizer = service.tokenizer
         self._offsets: dict[int, int] = {}
 
@@ -64,6 +65,7 @@ class CompletionShape:
     def _tokens(self, prompt: Prompt) -> tuple[int, ...]:
         if not isinstance(prompt, str):
             return prompt
+        self._service.require_tokenisable(len(prompt), "prompt")
         tokens = tuple(self._tokenizer.encode(prompt))
         if not tokens:
             raise RequestRefused("The prompt has no tokens; send some text.", param="prompt")

@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 
 from motet_adapters import Adapter
@@ -26,8 +26,9 @@ async def running(service: Service, tenant: str, shape: Shape) -> AsyncIterator[
     async with AsyncExitStack() as gates:
         adapter = gates.enter_context(leased(service, tenant, shape.body.model))
         loop = asyncio.get_running_loop()
-        prompts = await loop.run_in_executor(service.text_threads, shape.encode)
-        requests = _requests(service, tenant, shape, adapter, prompts)
+        requests = await loop.run_in_executor(
+            service.text_threads, _requests, service, tenant, shape, adapter
+        )
         streamed = bool(shape.body.stream)
         generation = Generation(service, shape.endpoint, adapter, requests, streamed=streamed)
         gates.enter_context(service.lifecycle.running(generation))
@@ -54,13 +55,11 @@ def leased(service: Service, tenant: str, model: str) -> Iterator[Adapter | None
 
 
 def _requests(
-    service: Service,
-    tenant: str,
-    shape: Shape,
-    adapter: Adapter | None,
-    prompts: Sequence[tuple[int, ...]],
+    service: Service, tenant: str, shape: Shape, adapter: Adapter | None
 ) -> list[Request]:
-    """One request per choice; a prompt's choices stand together."""
+    """One request per choice; a prompt's choices stand together. Off the event loop, because
+    templates, tokens and a thousand biases for each of a thousand choices take their time."""
+    prompts = shape.encode()
     num_choices = shape.body.n or 1
     if len(prompts) * num_choices > service.settings.max_waiting:
         raise RequestRefused(

@@ -15,6 +15,7 @@ from motet.api.schemas import Bounds
 from motet.api.uploads import UploadDesk
 from motet.engine.request import Event, Request
 from motet.engine.stats import EngineStats
+from motet.errors import RequestRefused
 from motet.settings import Settings
 from motet.tenancy.tenants import Tenants
 
@@ -64,6 +65,10 @@ class ServedModel:
     created: int  # unix seconds
 
 
+# No tokenizer in use has longer tokens; the longest are runs of spaces.
+_MAX_TOKEN_CHARS = 128
+
+
 def _text_threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(2, thread_name_prefix="motet-text")
 
@@ -93,6 +98,17 @@ class Service:
     # One thread checks and publishes uploads, so that lowering an adapter takes one core at most
     # and "only if it does not exist" cannot race with another upload.
     publisher: ThreadPoolExecutor = field(default_factory=_publisher)
+
+    def require_tokenisable(self, num_chars: int, param: str) -> None:
+        """Raises RequestRefused for a text that is too long to be worth tokenising."""
+        longest = self.engine.max_model_len * _MAX_TOKEN_CHARS
+        if num_chars > longest:
+            raise RequestRefused(
+                f"A prompt of {num_chars} characters cannot fit into the model's context of "
+                f"{self.engine.max_model_len} tokens. Shorten the prompt.",
+                "context_length_exceeded",
+                param,
+            )
 
     def close(self) -> None:
         """Ends the threads, work begun being finished, and drops uploads not committed."""

@@ -148,7 +148,7 @@ def test_many_slow_bodies_do_not_keep_others_out(small: LiveServer) -> None:
             )
         started = time.perf_counter()
         assert client.get("/health").status_code == 200
-        assert time.perf_counter() - started < 1
+        assert time.perf_counter() - started < 5
         for connected in sockets:
             connected.__exit__(None, None, None)
     assert threading.active_count() < 40

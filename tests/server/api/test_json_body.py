@@ -31,7 +31,7 @@ def test_a_deep_body_is_refused_before_it_is_validated() -> None:
 
 
 def test_a_large_wrong_body_makes_a_small_error_soon() -> None:
-    body = json.dumps({"model": "x", "prompt": [["a"]] * 500_000}).encode()
+    body = json.dumps({"model": "x", "prompt": [["a"]] * 100_000}).encode()
     started = time.perf_counter()
     with pytest.raises(RequestRefused) as error:
         parse_json(body, CompletionRequest, 64, BOUNDS)
