@@ -22,6 +22,10 @@ from motet_kernels.ops import AttentionPlan
 # makes fewer and fuller batches.
 BUCKET_LEN = 64
 
+# Rows whose length is a multiple of this start on a cache line wherever they are in a batch; with
+# others, matrix libraries sum in an order that depends on the place.
+ALIGNED_LEN = 16
+
 
 @dataclass(frozen=True)
 class Bucket:
@@ -155,8 +159,9 @@ def _attend(
     num_kv_heads, group = k.shape[1], q.shape[1] // k.shape[1]
     # a kv head's queries become one long query axis: [rows, Hkv, G * M, D]
     q = q.view(rows, m, num_kv_heads, group, -1).permute(0, 2, 3, 1, 4)
-    q = q.reshape(rows, num_kv_heads, group * m, -1)
-    if softcap is None and k.shape[-1] == v.shape[-1]:
+    # in one layout whatever the caller's: the fused kernel's bits depend on strides too
+    q = q.reshape(rows, num_kv_heads, group * m, -1).contiguous()
+    if softcap is None and k.shape[-1] == v.shape[-1] and k.shape[-1] % ALIGNED_LEN == 0:
         mask = bucket.mask(q.dtype)
         mask = mask.expand(-1, -1, group, -1) if m == 1 else mask.repeat(1, 1, group, 1)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
@@ -176,12 +181,25 @@ def _gather(cache: Tensor, bucket: Bucket) -> Tensor:
 def _explicit(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float, softcap: float | None
 ) -> Tensor:
-    """Attention in float32, for what the fused kernels don't do: softcap, Dv other than D."""
-    scores = torch.matmul(q.float(), k.float().transpose(-1, -2)) * scale
+    """Attention in float32, for what the fused kernels don't do, or do by place in memory.
+
+    Every operand is one contiguous batch of aligned matrices: with strides, a batch of one and a
+    batch of many take different kernels.
+    """
+    rows, num_kv_heads, num_queries, _ = q.shape
+    scores = torch.bmm(_matrices(q), _matrices(k).mT) * scale
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
-    weights = torch.softmax(scores + mask, dim=-1)
-    return torch.matmul(weights, v.float()).to(q.dtype)
+    scores = scores.view(rows, num_kv_heads, num_queries, -1) + mask
+    weights = torch.softmax(scores, dim=-1).flatten(0, 1)
+    out = torch.bmm(weights, _matrices(v))[..., : v.shape[-1]]
+    return out.to(q.dtype).reshape(rows, num_kv_heads, num_queries, -1)
+
+
+def _matrices(x: Tensor) -> Tensor:
+    """x [rows, Hkv, M, D] as float32 [rows * Hkv, M, D'], D' padded with zeros."""
+    padded = F.pad(x.float(), (0, -x.shape[-1] % ALIGNED_LEN))
+    return padded.contiguous().flatten(0, 1)
 
 
 def _first_key(row: AttentionRow, window: int | None) -> int:

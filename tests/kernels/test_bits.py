@@ -8,6 +8,7 @@ from motet_kernels import Ops
 
 from tests.support.cancelling import cancelling_product
 from tests.support.kernel_cases import GroupCase, slots_of
+from tests.support.ordered_dot import order_dots
 
 DTYPES = {
     "reference": (torch.float32, torch.bfloat16),
@@ -15,6 +16,11 @@ DTYPES = {
     "gpu": (torch.float32, torch.float16),
 }
 SHAPES = [((24,), 60), ((64, 24, 7), 64), ((127,), 576), ((60, 60), 127)]
+
+
+@pytest.fixture(autouse=True)
+def _ordered_dots(monkeypatch: pytest.MonkeyPatch) -> None:
+    order_dots(monkeypatch)
 
 
 def solo(case: GroupCase, ops: Ops, x: torch.Tensor, slot: int) -> tuple[torch.Tensor, ...]:
