@@ -210,7 +210,7 @@ def test_a_damaged_source_is_noticed_and_repaired_by_uploading_again(
     store = opened(tmp_path)
     adapter = new_files().put(store)
     other = old_files().put(store, name="other")
-    (tmp_path / "images" / store._disk.image_path(adapter.digest).name).unlink()
+    store._disk.image_path(adapter.digest).unlink()
     weights = tmp_path / "sources" / adapter.digest / WEIGHTS_FILE
     content = bytearray(weights.read_bytes())
     if damage == "flip":
@@ -225,6 +225,7 @@ def test_a_damaged_source_is_noticed_and_repaired_by_uploading_again(
     assert caught.value.digest == adapter.digest
     assert store.image(other.digest).digest == other.digest
     assert new_files().put(store) == adapter
+    store._disk.image_path(adapter.digest).unlink()
     assert store.image(adapter.digest).digest == adapter.digest
     assert not list((tmp_path / "staging").iterdir())
     store.close()

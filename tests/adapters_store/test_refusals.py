@@ -150,7 +150,9 @@ LORA_CASES: list[tuple[str, Bend, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("bend", "fix"), [case[1:] for case in LORA_CASES], ids=str)
+@pytest.mark.parametrize(
+    ("bend", "fix"), [case[1:] for case in LORA_CASES], ids=[case[0] for case in LORA_CASES]
+)
 def test_bent_lora(store: AdapterStore, root: Path, bend: Bend, fix: str) -> None:
     files = random_adapter(BASE)
     bend(files)
