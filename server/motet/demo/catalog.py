@@ -23,8 +23,8 @@ class DemoTenant:
 
 
 DEMO_TENANTS: tuple[DemoTenant, ...] = (
-    DemoTenant("tenant-json", "json-only", "lora", "What is the capital of Japan?"),
-    DemoTenant("tenant-french", "french", "rslora", "What does a baker do?"),
+    DemoTenant("tenant-json", "json-only", "lora", "What is the capital of Italy?"),
+    DemoTenant("tenant-french", "french", "rslora", "What is the capital of Italy?"),
     DemoTenant(
         "tenant-sql",
         "sql",

@@ -6,7 +6,6 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
-BASE_NAME = "SmolLM2-135M-Instruct"
 WEIGHTS_FILE = "adapter_model.safetensors"
 
 
@@ -17,8 +16,9 @@ def write_adapter(adapted: PeftModel, directory: Path) -> int:
     written.
     """
     for config in adapted.peft_config.values():
-        config.base_model_name_or_path = BASE_NAME
-    adapted.save_pretrained(directory)
+        config.target_modules = sorted(config.target_modules)  # a set: its order would vary
+    # Left to itself PEFT would ask the hub for the base's vocabulary by that name.
+    adapted.save_pretrained(directory, save_embedding_layers=False)
     (directory / "README.md").unlink(missing_ok=True)  # PEFT's blank model card
     weights = directory / WEIGHTS_FILE
     rounded = {key: value.to(torch.bfloat16) for key, value in load_file(weights).items()}

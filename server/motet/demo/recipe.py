@@ -52,7 +52,7 @@ RECIPES: tuple[Recipe, ...] = (
         name="json-only",
         examples=json_examples,
         held_out=_json_held_out,
-        num_steps=100,
+        num_steps=110,
         learning_rate=2e-3,
         lora={"r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"]},
     ),
@@ -60,7 +60,7 @@ RECIPES: tuple[Recipe, ...] = (
         name="french",
         examples=french_examples,
         held_out=_french_held_out,
-        num_steps=110,
+        num_steps=160,
         learning_rate=2e-3,
         lora={
             "r": 4,
@@ -73,7 +73,7 @@ RECIPES: tuple[Recipe, ...] = (
         name="sql",
         examples=sql.sql_examples,
         held_out=_sql_held_out,
-        num_steps=100,
+        num_steps=120,
         learning_rate=2e-3,
         lora={
             "r": 6,

@@ -31,7 +31,9 @@ def training_model(
     """
     cache_dir = data_dir or Settings.load().data_dir
     opened = open_base(base, cache_dir=cache_dir, progress=progress)
-    return plain_model(opened, dtype), load_tokenizer(opened.directory)
+    model = plain_model(opened, dtype)
+    model.name_or_path = opened.name  # what PEFT writes down as the adapter's base
+    return model, load_tokenizer(opened.directory)
 
 
 def plain_model(base: QuantizedBase, dtype: torch.dtype) -> PreTrainedModel:
