@@ -159,14 +159,14 @@ def _attend(
     num_kv_heads, group = k.shape[1], q.shape[1] // k.shape[1]
     # a kv head's queries become one long query axis: [rows, Hkv, G * M, D]
     q = q.view(rows, m, num_kv_heads, group, -1).permute(0, 2, 3, 1, 4)
-    # in one layout whatever the caller's: the fused kernel's bits depend on strides too
-    q = q.reshape(rows, num_kv_heads, group * m, -1).contiguous()
-    if softcap is None and k.shape[-1] == v.shape[-1] and k.shape[-1] % ALIGNED_LEN == 0:
-        mask = bucket.mask(q.dtype)
-        mask = mask.expand(-1, -1, group, -1) if m == 1 else mask.repeat(1, 1, group, 1)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+    q = q.reshape(rows, num_kv_heads, group * m, -1)
+    if softcap is None and _may_fuse(q, v, m):
+        mask = bucket.mask(q.dtype).repeat(1, 1, group, 1)
+        # in one layout whatever the caller's: the fused kernel's bits depend on strides too
+        out = F.scaled_dot_product_attention(q.contiguous(), k, v, attn_mask=mask, scale=scale)
     else:
-        out = _explicit(q, k, v, bucket.mask(torch.float32).repeat(1, 1, group, 1), scale, softcap)
+        mask = bucket.mask(torch.float32)
+        out = _explicit(q, k, v, mask if m == 1 else mask.repeat(1, 1, group, 1), scale, softcap)
     out = out.view(rows, num_kv_heads, group, m, -1).permute(0, 3, 1, 2, 4)
     return out.reshape(rows * m, num_kv_heads * group, -1)
 
@@ -178,28 +178,39 @@ def _gather(cache: Tensor, bucket: Bucket) -> Tensor:
     return rows.view(bucket.num_rows, bucket.num_keys, num_heads, size).transpose(1, 2)
 
 
+def _may_fuse(q: Tensor, v: Tensor, num_tokens: int) -> bool:
+    """Whether torch's fused kernel can do it with each row's bits its own.
+
+    Rows of one token come in batches, and on the CPU the kernel divides the keys among threads by
+    the number of rows and heads: a batch of rows gives other bits than a row alone.
+    """
+    size = q.shape[-1]
+    fits = size == v.shape[-1] and size % ALIGNED_LEN == 0
+    return fits and (q.device.type != "cpu" or num_tokens > 1)
+
+
 def _explicit(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float, softcap: float | None
 ) -> Tensor:
-    """Attention in float32, for what the fused kernels don't do, or do by place in memory.
+    """Attention in float32 by two batched products. q [rows, Hkv, G * M, D].
 
     Every operand is one contiguous batch of aligned matrices: with strides, a batch of one and a
     batch of many take different kernels.
     """
     rows, num_kv_heads, num_queries, _ = q.shape
-    scores = torch.bmm(_matrices(q), _matrices(k).mT) * scale
+    scores = torch.bmm(_matrices(q) * scale, _matrices(k).mT)  # [rows * Hkv, G * M, L]
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
-    scores = scores.view(rows, num_kv_heads, num_queries, -1) + mask
-    weights = torch.softmax(scores, dim=-1).flatten(0, 1)
-    out = torch.bmm(weights, _matrices(v))[..., : v.shape[-1]]
+    scores.view(rows, num_kv_heads, num_queries, -1).add_(mask)
+    out = torch.bmm(torch.softmax(scores, dim=-1), _matrices(v))[..., : v.shape[-1]]
     return out.to(q.dtype).reshape(rows, num_kv_heads, num_queries, -1)
 
 
 def _matrices(x: Tensor) -> Tensor:
     """x [rows, Hkv, M, D] as float32 [rows * Hkv, M, D'], D' padded with zeros."""
-    padded = F.pad(x.float(), (0, -x.shape[-1] % ALIGNED_LEN))
-    return padded.contiguous().flatten(0, 1)
+    missing = -x.shape[-1] % ALIGNED_LEN
+    matrices = x.to(torch.float32, memory_format=torch.contiguous_format)
+    return (F.pad(matrices, (0, missing)) if missing else matrices).flatten(0, 1)
 
 
 def _first_key(row: AttentionRow, window: int | None) -> int:

@@ -1,0 +1,102 @@
+// The adapter half of a group: u = A x for every segment's rows, then B u, gain and biases on top
+// of a tile of W x, rounded once.
+//
+// A dot product of A's runs over k in one order, and B's over the rank, whatever the number of
+// rows: tiles of rows and ranks only share loads.
+#pragma once
+
+#include "partial.h"
+
+namespace {
+
+constexpr int kRankTile = 4;
+constexpr int kTokenTile = 4;
+
+// u[i, j] = A[j] x[i] for `tokens` rows of x and kRankTile rows of A, of which `ranks` exist.
+template <class M, int tokens>
+inline void shrink_tile(
+    const typename M::Input* x, const typename M::Stored* a, int64_t k, int ranks, int64_t rank,
+    float* u) {
+    const typename M::Stored* rows[kRankTile];
+    for (int j = 0; j < kRankTile; j++) rows[j] = a + (j < ranks ? j : ranks - 1) * k;
+    Floats totals[tokens][kRankTile];
+    for (auto& row : totals)
+        for (auto& total : row) total = splat(0.0f);
+    int64_t start = 0;
+    for (; start + M::kReach <= k; start += M::kReach)
+        for (int j = 0; j < kRankTile; j++)
+            for (int i = 0; i < tokens; i++)
+                totals[i][j] = M::dot(totals[i][j], x + i * k + start, rows[j] + start, M::kReach);
+    if (start < k)
+        for (int j = 0; j < kRankTile; j++)
+            for (int i = 0; i < tokens; i++)
+                totals[i][j] =
+                    M::dot(totals[i][j], x + i * k + start, rows[j] + start, int(k - start));
+    for (int i = 0; i < tokens; i++)
+        for (int j = 0; j < ranks; j++) u[i * rank + j] = sum(totals[i][j]);
+}
+
+template <class M, int tokens>
+inline void shrink_tokens(
+    int64_t num_tokens, const typename M::Input* x, const typename M::Stored* a, int64_t k,
+    int ranks, int64_t rank, float* u) {
+    if constexpr (tokens > 0) {
+        int64_t i = 0;
+        for (; i + tokens <= num_tokens; i += tokens)
+            shrink_tile<M, tokens>(x + i * k, a, k, ranks, rank, u + i * rank);
+        shrink_tokens<M, tokens - 1>(
+            num_tokens - i, x + i * k, a, k, ranks, rank, u + i * rank);
+    }
+}
+
+// Everything after W x for `tokens` rows of a tile that run on one slot (or on the base).
+template <class T, int tokens>
+inline void finish_tile(
+    const SlotPointers& slot, const Block& block, const float* base_bias,
+    const float (*tile)[kBlockWidth], const float* u, T* y, int64_t y_stride) {
+    const int width = block.width;
+    Pair totals[tokens];
+    for (int i = 0; i < tokens; i++) totals[i] = {load(tile[i]), load(tile[i] + 16)};
+    const T* bt = reinterpret_cast<const T*>(slot.bt) + block.column;
+    for (int64_t r = 0; r < slot.rank; r++) {
+        const Pair b = load_block(bt + r * block.num_columns, width);
+        for (int i = 0; i < tokens; i++) {
+            const Floats factor = splat(u[i * slot.rank + r]);
+            totals[i] = {
+                fma(factor, b.first, totals[i].first), fma(factor, b.second, totals[i].second)};
+        }
+    }
+    if (slot.gain) {
+        const Pair gain = load_block(reinterpret_cast<const T*>(slot.gain) + block.column, width);
+        for (Pair& total : totals)
+            total = {mul(gain.first, total.first), mul(gain.second, total.second)};
+    }
+    if (slot.bias) {
+        const Pair bias = load_block(reinterpret_cast<const T*>(slot.bias) + block.column, width);
+        for (Pair& total : totals)
+            total = {add(total.first, bias.first), add(total.second, bias.second)};
+    }
+    if (base_bias) {
+        const Pair bias = load_block(base_bias, width);
+        for (Pair& total : totals)
+            total = {add(total.first, bias.first), add(total.second, bias.second)};
+    }
+    for (int i = 0; i < tokens; i++) store_block(y + i * y_stride, totals[i], width);
+}
+
+template <class T, int tokens>
+inline void finish_tokens(
+    int64_t num_tokens, const SlotPointers& slot, const Block& block, const float* base_bias,
+    const float (*tile)[kBlockWidth], const float* u, T* y, int64_t y_stride) {
+    if constexpr (tokens > 0) {
+        int64_t i = 0;
+        for (; i + tokens <= num_tokens; i += tokens)
+            finish_tile<T, tokens>(
+                slot, block, base_bias, tile + i, u + i * slot.rank, y + i * y_stride, y_stride);
+        finish_tokens<T, tokens - 1>(
+            num_tokens - i, slot, block, base_bias, tile + i, u + i * slot.rank,
+            y + i * y_stride, y_stride);
+    }
+}
+
+}  // namespace

@@ -1,0 +1,159 @@
+// adapted_linear of ops.py for one group: work is shared out by (adapter, ranks) and then by column
+// blocks. No sum is ever split over threads, so their number changes nothing.
+#pragma once
+
+#include <omp.h>
+
+#include "adapters.h"
+#include "product.h"
+#include "scratch.h"
+
+namespace {
+
+constexpr SlotPointers kBase = {0, 0, 0, 0, 0};
+
+// What the threads of a call share.
+template <class M>
+struct Shared {
+    const typename M::Input* x;
+    float* u;                // A x of every (member, segment) behind one another
+    const int64_t* offsets;  // [members, segments], where in u each starts
+};
+
+inline const SlotPointers& slot_of(const LinearCall& call, int64_t member, int64_t segment) {
+    return call.tables[member][call.segments[segment].slot];
+}
+
+template <class M>
+void shrink(const LinearCall& call, const Shared<M>& shared, int thread, int num_threads) {
+    const int64_t k = call.group->in_features;
+    int64_t item = 0;
+    for (int64_t member = 0; member < call.group->num_members; member++)
+        for (int64_t s = 0; s < call.num_segments; s++) {
+            const SlotPointers& slot = slot_of(call, member, s);
+            const Segment& segment = call.segments[s];
+            const auto* a = reinterpret_cast<const typename M::Stored*>(slot.a);
+            float* u = shared.u + shared.offsets[member * call.num_segments + s];
+            for (int64_t j = 0; j < slot.rank; j += kRankTile) {
+                if (item++ % num_threads != thread) continue;
+                const int ranks = slot.rank - j < kRankTile ? int(slot.rank - j) : kRankTile;
+                shrink_tokens<M, kTokenTile>(
+                    segment.stop - segment.start, shared.x + segment.start * k, a + j * k, k,
+                    ranks, slot.rank, u + j);
+            }
+        }
+}
+
+template <class T>
+void load_tile(const LinearCall& call, const Block& block, int64_t first, int rows,
+               float (*tile)[kBlockWidth]) {
+    const T* base = static_cast<const T*>(call.base) + block.out_column;
+    for (int row = 0; row < rows; row++) {
+        const T* from = base + (first + row) * call.group->out_features;
+        store_block(tile[row], load_block(from, block.width), kBlockWidth);
+    }
+}
+
+// Rows [first, first + rows) of one block, whose tile holds W x, through adapters and biases.
+template <class M>
+void finish(const LinearCall& call, const Shared<M>& shared, const Block& block, int64_t first,
+            int rows, const float (*tile)[kBlockWidth]) {
+    using T = typename M::Stored;
+    const Group& group = *call.group;
+    const float* bias = group.bias ? group.bias + block.out_column : nullptr;
+    T* y = static_cast<T*>(call.y) + block.out_column;
+    const int64_t stop = first + rows;
+    const auto finish_rows = [&](int64_t from, int64_t to, const SlotPointers& slot, const float* u) {
+        finish_tokens<T, kTokenTile>(
+            to - from, slot, block, bias, tile + (from - first), u,
+            y + from * group.out_features, group.out_features);
+    };
+    int64_t done = first;
+    for (int64_t s = 0; s < call.num_segments && done < stop; s++) {
+        const Segment& segment = call.segments[s];
+        if (segment.stop <= done) continue;
+        const int64_t from = segment.start > done ? segment.start : done;
+        if (from >= stop) break;
+        const int64_t to = segment.stop < stop ? segment.stop : stop;
+        const SlotPointers& slot = slot_of(call, block.member, s);
+        const float* u = shared.u + shared.offsets[block.member * call.num_segments + s] +
+                         (from - segment.start) * slot.rank;
+        finish_rows(done, from, kBase, nullptr);
+        finish_rows(from, to, slot, u);
+        done = to;
+    }
+    finish_rows(done, stop, kBase, nullptr);
+}
+
+template <class M>
+void compute_blocks(const LinearCall& call, const Shared<M>& shared, int thread, int num_threads) {
+    const Group& group = *call.group;
+    const int64_t block_size =
+        group.in_features / group.scale_len * record_size(group.scale_len);
+    alignas(64) float tile[kTileRows][kBlockWidth];
+    const int64_t from = group.num_blocks * thread / num_threads;
+    const int64_t to = group.num_blocks * (thread + 1) / num_threads;
+    for (int64_t b = from; b < to; b++)
+        for (int64_t first = 0; first < call.num_tokens; first += kTileRows) {
+            const int64_t left = call.num_tokens - first;
+            const int rows = left < kTileRows ? int(left) : kTileRows;
+            if (group.weight)
+                block_product<M>(
+                    group, group.weight + b * block_size, shared.x + first * group.in_features,
+                    rows, tile);
+            else
+                load_tile<typename M::Stored>(call, group.blocks[b], first, rows, tile);
+            finish<M>(call, shared, group.blocks[b], first, rows, tile);
+        }
+}
+
+// Where each (member, segment) puts its A x; the number of floats they need.
+inline int64_t lay_out(const LinearCall& call, int64_t* offsets) {
+    int64_t size = 0;
+    for (int64_t member = 0; member < call.group->num_members; member++)
+        for (int64_t s = 0; s < call.num_segments; s++) {
+            offsets[member * call.num_segments + s] = size;
+            const Segment& segment = call.segments[s];
+            size += (segment.stop - segment.start) * slot_of(call, member, s).rank;
+        }
+    return size;
+}
+
+inline void widen(const Bf16* from, float* to, int64_t size) {
+    int64_t i = 0;
+    for (; i + 16 <= size; i += 16) store(to + i, load(from + i));
+    if (i < size) store(to + i, load(from + i, int(size - i)), int(size - i));
+}
+
+// 0, or 1 if there is no memory.
+template <class M>
+int adapted_linear(const LinearCall& call) {
+    constexpr bool is_widened = sizeof(typename M::Input) != sizeof(typename M::Stored);
+    const int64_t num_pairs = call.group->num_members * call.num_segments;
+    const int64_t num_inputs = call.num_tokens * call.group->in_features;
+    auto* offsets = static_cast<int64_t*>(scratch(kScratchOffsets, (num_pairs + 1) * sizeof(int64_t)));
+    if (!offsets) return 1;
+    const int64_t num_products = lay_out(call, offsets);
+    auto* u = static_cast<float*>(scratch(kScratchProducts, (num_products + 1) * sizeof(float)));
+    auto* x = static_cast<const typename M::Input*>(call.x);
+    if constexpr (is_widened) {
+        auto* wide = static_cast<float*>(scratch(kScratchInputs, (num_inputs + 1) * sizeof(float)));
+        if (!wide) return 1;
+        widen(static_cast<const Bf16*>(call.x), wide, num_inputs);
+        x = wide;
+    }
+    if (!u) return 1;
+    const Shared<M> shared = {x, u, offsets};
+#pragma omp parallel num_threads(call.num_threads)
+    {
+        const int thread = omp_get_thread_num(), num_threads = omp_get_num_threads();
+        if (num_products) {
+            shrink<M>(call, shared, thread, num_threads);
+#pragma omp barrier
+        }
+        compute_blocks<M>(call, shared, thread, num_threads);
+    }
+    return 0;
+}
+
+}  // namespace

@@ -1,0 +1,49 @@
+// Loads and stores of fewer than sixteen elements, for the last columns: rare, so by a copy.
+#pragma once
+
+#include <cstring>
+
+#include "abi.h"
+
+namespace {
+
+template <class T>
+inline Floats load(const T* from, int count) {
+    T whole[16] = {};
+    memcpy(whole, from, count * sizeof(T));
+    return load(whole);
+}
+
+template <class T>
+inline void store(T* to, const Floats& a, int count) {
+    T whole[16];
+    store(whole, a);
+    memcpy(to, whole, count * sizeof(T));
+}
+
+// Two registers of a block of up to 32 columns.
+struct Pair {
+    Floats first, second;
+};
+
+template <class T>
+inline Pair load_block(const T* from, int width) {
+    if (width == kBlockWidth) return {load(from), load(from + 16)};
+    if (width > 16) return {load(from), load(from + 16, width - 16)};
+    return {load(from, width), splat(0.0f)};
+}
+
+template <class T>
+inline void store_block(T* to, const Pair& a, int width) {
+    if (width == kBlockWidth) {
+        store(to, a.first);
+        store(to + 16, a.second);
+    } else if (width > 16) {
+        store(to, a.first);
+        store(to + 16, a.second, width - 16);
+    } else {
+        store(to, a.first, width);
+    }
+}
+
+}  // namespace

@@ -1,0 +1,122 @@
+// The base product of one column block: a tile of W x in float32.
+//
+// What a row gets is one fixed sequence of operations: within a group of weights that share a
+// scale, one sum over k from zero; then total = sum * scale + total, group after group. Rows are
+// taken 1 to kRows at a time and weights are decoded on the fly or beforehand, which changes
+// nothing of that sequence. So a row's bits do not depend on how many rows there are.
+#pragma once
+
+#include "partial.h"
+
+namespace {
+
+constexpr int kTileRows = 64;  // rows per tile: the tile, a panel and the inputs stay in the cache
+constexpr int kDirectRows = kRows < 4 ? kRows : 4;  // up to this many, decoding on the fly is cheaper
+
+template <class M>
+constexpr int kSteps = 4 / M::kDepth;  // weights in a line, for each half of the columns
+
+// Weights decoded while they are multiplied: for few rows.
+template <class M>
+struct Packed {
+    const uint8_t* lines;
+
+    template <int step, int half>
+    typename M::Weight get(int64_t line) const {
+        return M::template weight<step, half>(lines + line * kLineBytes);
+    }
+};
+
+// The weights of one group decoded once, for all rows of a tile.
+template <class M>
+struct Panel {
+    alignas(64) typename M::Weight weights[kMostScaleLen / 4][kSteps<M>][2];
+
+    template <int step, int half>
+    const typename M::Weight& get(int64_t line) const {
+        return weights[line][step][half];
+    }
+
+    template <int step = 0>
+    void decode(const uint8_t* line, int64_t index) {
+        if constexpr (step < kSteps<M>) {
+            weights[index][step][0] = M::template weight<step, 0>(line);
+            weights[index][step][1] = M::template weight<step, 1>(line);
+            decode<step + 1>(line, index);
+        }
+    }
+};
+
+template <class M, int step, int num_rows, class Weights>
+inline void multiply_line(
+    const Weights& weights, int64_t line, const typename M::Input* x, int64_t stride,
+    Floats (&totals)[num_rows][2]) {
+    if constexpr (step < kSteps<M>) {
+        const auto first = weights.template get<step, 0>(line);
+        const auto second = weights.template get<step, 1>(line);
+        for (int row = 0; row < num_rows; row++) {
+            const auto input = M::spread(x + row * stride + line * 4 + step * M::kDepth);
+            totals[row][0] = M::multiply(totals[row][0], input, first);
+            totals[row][1] = M::multiply(totals[row][1], input, second);
+        }
+        multiply_line<M, step + 1, num_rows>(weights, line, x, stride, totals);
+    }
+}
+
+// tile[row] += scale * (group's product), for num_rows rows of x from this group's k on.
+template <class M, int num_rows, class Weights>
+inline void multiply_group(
+    const Weights& weights, int64_t num_lines, const float* scales, const typename M::Input* x,
+    int64_t stride, float (*tile)[kBlockWidth]) {
+    Floats totals[num_rows][2];
+    for (auto& total : totals) total[0] = total[1] = splat(0.0f);
+    for (int64_t line = 0; line < num_lines; line++)
+        multiply_line<M, 0, num_rows>(weights, line, x, stride, totals);
+    const Floats first = load(scales), second = load(scales + 16);
+    for (int row = 0; row < num_rows; row++) {
+        store(tile[row], fma(totals[row][0], first, load(tile[row])));
+        store(tile[row] + 16, fma(totals[row][1], second, load(tile[row] + 16)));
+    }
+}
+
+// The same for any number of rows up to kRows, by the instance made for it.
+template <class M, int num_rows, class Weights>
+inline void multiply_rows(
+    int rows, const Weights& weights, int64_t num_lines, const float* scales,
+    const typename M::Input* x, int64_t stride, float (*tile)[kBlockWidth]) {
+    if constexpr (num_rows > 0) {
+        if (rows == num_rows)
+            multiply_group<M, num_rows>(weights, num_lines, scales, x, stride, tile);
+        else
+            multiply_rows<M, num_rows - 1>(rows, weights, num_lines, scales, x, stride, tile);
+    }
+}
+
+// tile [rows, 32] = W x for one block's packed weight; x [rows, K], rows <= kTileRows.
+template <class M>
+void block_product(
+    const Group& group, const uint8_t* packed, const typename M::Input* x, int rows,
+    float (*tile)[kBlockWidth]) {
+    const int64_t num_lines = group.scale_len / 4, stride = group.in_features;
+    memset(tile, 0, rows * sizeof *tile);
+    for (int64_t start = 0; start < group.in_features; start += group.scale_len) {
+        const float* scales = reinterpret_cast<const float*>(packed);
+        const uint8_t* lines = packed + kScaleBytes;
+        if (rows <= kDirectRows) {
+            const Packed<M> weights{lines};
+            multiply_rows<M, kDirectRows>(
+                rows, weights, num_lines, scales, x + start, stride, tile);
+        } else {
+            Panel<M> panel;
+            for (int64_t line = 0; line < num_lines; line++)
+                panel.decode(lines + line * kLineBytes, line);
+            for (int row = 0; row < rows; row += kRows)
+                multiply_rows<M, kRows>(
+                    rows - row < kRows ? rows - row : kRows, panel, num_lines, scales,
+                    x + row * stride + start, stride, tile + row);
+        }
+        packed += record_size(group.scale_len);
+    }
+}
+
+}  // namespace

@@ -1,0 +1,133 @@
+"""The compiled library as Python calls it: its structs, its levels, its functions."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections.abc import Callable
+from ctypes import POINTER, Structure, c_int, c_int32, c_int64, c_void_p
+from pathlib import Path
+from typing import Any
+
+from motet_kernels.cpu.native_build import BuildFailed, library_path
+
+# Best first. A level for AMX tiles would be the first of them.
+LEVELS = ("avx512-bf16", "avx512", "avx2", "portable")
+
+
+class Segment(Structure):
+    _fields_ = (("slot", c_int64), ("start", c_int64), ("stop", c_int64))
+
+
+class Block(Structure):
+    _fields_ = (
+        ("member", c_int32),
+        ("width", c_int32),
+        ("column", c_int64),
+        ("num_columns", c_int64),
+        ("out_column", c_int64),
+    )
+
+
+class Group(Structure):
+    _fields_ = (
+        ("weight", c_void_p),
+        ("bias", c_void_p),
+        ("blocks", POINTER(Block)),
+        ("num_blocks", c_int64),
+        ("num_members", c_int64),
+        ("in_features", c_int64),
+        ("out_features", c_int64),
+        ("scale_len", c_int64),
+    )
+
+
+class LinearCall(Structure):
+    _fields_ = (
+        ("group", POINTER(Group)),
+        ("x", c_void_p),
+        ("base", c_void_p),
+        ("y", c_void_p),
+        ("segments", c_void_p),
+        ("tables", c_void_p),
+        ("num_segments", c_int64),
+        ("num_tokens", c_int64),
+        ("is_bf16", c_int32),
+        ("num_threads", c_int32),
+    )
+
+
+class NativeLibrary:
+    """One level of the library, loaded into this process."""
+
+    def __init__(self, level: str | None = None) -> None:
+        """level: one of LEVELS; None: the best this machine runs.
+
+        Raises BuildFailed if the library cannot be made or loaded, ValueError for a level that
+        does not exist or that this machine cannot run.
+        """
+        _share_openmp()
+        path = library_path()
+        try:
+            self._library = ctypes.CDLL(str(path))
+        except OSError as error:
+            raise BuildFailed(f"cannot load {path}: {error}") from error
+        runnable = [name for name in LEVELS if self._runs(name)]
+        if level is not None and level not in runnable:
+            raise ValueError(f"this machine cannot run {level}; it runs {', '.join(runnable)}")
+        self.level = level or runnable[0]
+        self.linear = self._function("linear", c_int, [c_void_p])
+        self._packed_size = self._library.motet_packed_size
+        self._packed_size.argtypes = [c_int64] * 3
+        self._packed_size.restype = c_int64
+        self._pack = self._library.motet_pack
+        self._pack.argtypes = [c_void_p, c_void_p, c_int64, c_int64, c_int64, c_void_p]
+        self._pack.restype = None
+
+    def packed_size(self, n: int, k: int, scale_len: int) -> int:
+        """Bytes of a packed [n, k] weight whose scales hold for `scale_len` weights along k."""
+        size: int = self._packed_size(n, k, scale_len)
+        return size
+
+    def pack(self, codes: int, absmax: int, n: int, k: int, scale_len: int, packed: int) -> None:
+        """Pack codes and absmax into `packed`; all three are addresses."""
+        self._pack(codes, absmax, n, k, scale_len, packed)
+
+    def _runs(self, level: str) -> bool:
+        if level == "portable":
+            return True
+        has: Any = getattr(self._library, f"motet_has_{_symbol(level)}", None)
+        return has is not None and bool(has())
+
+    def _function(self, name: str, result: Any, arguments: list[Any]) -> Callable[..., int]:
+        function: Any = getattr(self._library, f"motet_{name}_{_symbol(self.level)}")
+        function.restype = result
+        function.argtypes = arguments
+        found: Callable[..., int] = function
+        return found
+
+
+def _symbol(level: str) -> str:
+    return level.replace("-", "_")
+
+
+def _share_openmp() -> None:
+    """Make torch's OpenMP visible to the library, which is linked against none.
+
+    torch's shared libraries bring it into the process, usually where only they see it.
+    """
+    if hasattr(ctypes.CDLL(None), "GOMP_parallel"):
+        return
+    maps = Path("/proc/self/maps")
+    mapped = set(re.findall(r"/\S*lib(?:gomp|iomp5|omp)[^/\s]*\.so\S*", _read(maps)))
+    for path in sorted(mapped):
+        if hasattr(ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL), "GOMP_parallel"):
+            return
+    raise BuildFailed("torch has no OpenMP here that the kernels could share")
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError as error:
+        raise BuildFailed(f"cannot read {path}: {error}") from error

@@ -1,0 +1,159 @@
+"""Ops for the CPU in C++: NF4 products, with the adapters added while a result is in registers."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from motet_kernels.cpu.cpu_ops import CpuOps, _join_biases
+from motet_kernels.cpu.native_group import NativeGroup, can_pack, native_group, pack_weights
+from motet_kernels.cpu.native_library import LinearCall, NativeLibrary, Segment
+from motet_kernels.cpu.row_multiple import isolated_linear
+from motet_kernels.lowrank import SlotTable
+from motet_kernels.nf4 import Nf4Weight
+from motet_kernels.ops import PackedGroup, check_group
+from motet_kernels.routing import Routing
+
+_DTYPES = (torch.float32, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A routing as the kernels read it."""
+
+    routing: Routing
+    segments: ctypes.Array[Segment]  # those on adapters, neighbours on one slot joined
+    address: int
+    num_segments: int
+    num_tokens: int
+    last_slot: int
+
+
+class NativeCpuOps(CpuOps):
+    """Linears in C++, the rest as CpuOps has it.
+
+    A row's sums have one order, whatever the number of rows, of threads, and its neighbours: see
+    native/product.h. The product reads NF4 as it is; where K is not a multiple of 4 it is torch's
+    dense one and only the adapters are native. Not for calls from several threads at once.
+    """
+
+    def __init__(self, level: str | None = None) -> None:
+        """level: "avx512-bf16", "avx512", "avx2" or "portable"; None: the best that runs here.
+
+        Raises BuildFailed where the library cannot be made, ValueError for a level this machine
+        cannot run.
+        """
+        super().__init__()
+        self._library = NativeLibrary(level)
+        self.level = self._library.level
+        self.name = f"cpu-native ({self.level})"
+        self._step: _Step | None = None
+        self._call = LinearCall()
+        self._call_address = ctypes.addressof(self._call)
+
+    def adapter_dtype(self, compute: torch.dtype) -> torch.dtype:
+        return compute if compute in _DTYPES else torch.float32
+
+    def pack(
+        self,
+        weights: Sequence[Nf4Weight],
+        biases: Sequence[Tensor | None],
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> PackedGroup:
+        """Pack the members for the kernels: about 4.5 bits a weight where K is a multiple of 64."""
+        check_group(weights, biases)
+        if dtype not in _DTYPES:
+            return super().pack(weights, biases, dtype, device)
+        weights = [weight.to(device) for weight in weights]
+        bias = _join_biases(weights, biases, device)
+        is_packed = can_pack(weights[0].shape[1])
+        if is_packed:
+            weight = pack_weights(self._library, weights)
+        else:
+            weight = torch.cat([weight.dequantize(dtype) for weight in weights])
+        return NativeGroup(
+            in_features=weights[0].shape[1],
+            out_features=tuple(weight.shape[0] for weight in weights),
+            dtype=dtype,
+            weight=weight,
+            bias=bias,
+            is_packed=is_packed,
+            row_multiple=None if is_packed else self._row_multiple_of(weight),
+            native=native_group(weights, weight if is_packed else None, bias),
+        )
+
+    def adapted_linear(
+        self, x: Tensor, group: PackedGroup, tables: Sequence[SlotTable], routing: Routing
+    ) -> tuple[Tensor, ...]:
+        if not isinstance(group, NativeGroup):
+            return super().adapted_linear(x, group, tables, routing)
+        step = self._step_of(routing)
+        self._check(x, group, tables, step)
+        x = x.contiguous()
+        y = torch.empty(step.num_tokens, group.native.out_features, dtype=group.dtype)
+        base = None
+        if not group.is_packed:
+            base = isolated_linear(x, group.weight, group.row_multiple).contiguous()
+        slots = [table.pointers(group.dtype) for table in tables]
+        addresses = (ctypes.c_void_p * len(slots))(*[slot.data_ptr() for slot in slots])
+        call = self._call
+        call.group = ctypes.pointer(group.native)
+        call.x = x.data_ptr()
+        call.base = None if base is None else base.data_ptr()
+        call.y = y.data_ptr()
+        call.segments = step.address
+        call.tables = ctypes.addressof(addresses)
+        call.num_segments = step.num_segments
+        call.num_tokens = step.num_tokens
+        call.is_bf16 = group.dtype == torch.bfloat16
+        call.num_threads = torch.get_num_threads()
+        if self._library.linear(self._call_address):
+            raise MemoryError(f"no memory for a step of {step.num_tokens} tokens")
+        return y.split_with_sizes(group.out_features, dim=1)
+
+    def _step_of(self, routing: Routing) -> _Step:
+        """Every linear of a step comes with the same routing."""
+        if self._step is None or self._step.routing is not routing:
+            self._step = _lay_out(routing)
+        return self._step
+
+    def _check(
+        self, x: Tensor, group: NativeGroup, tables: Sequence[SlotTable], step: _Step
+    ) -> None:
+        """Refuse what would make the kernels read elsewhere: they are handed bare addresses."""
+        if x.dtype != group.dtype or x.shape != (step.num_tokens, group.in_features):
+            raise ValueError(
+                f"x must be {group.dtype} [{step.num_tokens}, {group.in_features}], "
+                f"got {x.dtype} {list(x.shape)}"
+            )
+        if tuple(table.out_features for table in tables) != group.out_features:
+            raise ValueError(f"a group with outputs {group.out_features} needs a table for each")
+        for table in tables:
+            if table.in_features != group.in_features or step.last_slot >= table.num_slots:
+                raise ValueError(
+                    f"slot {step.last_slot} of a [N, {group.in_features}] linear is not in a table "
+                    f"of {table.num_slots} slots for K = {table.in_features}"
+                )
+
+
+def _lay_out(routing: Routing) -> _Step:
+    segments = []
+    for slot, run in groupby(routing.segments, key=lambda segment: segment.slot):
+        parts = list(run)
+        if slot:
+            segments.append(Segment(slot, parts[0].start, parts[-1].stop))
+    array = (Segment * len(segments))(*segments)
+    return _Step(
+        routing=routing,
+        segments=array,
+        address=ctypes.addressof(array),
+        num_segments=len(segments),
+        num_tokens=routing.num_tokens,
+        last_slot=max((segment.slot for segment in segments), default=0),
+    )
