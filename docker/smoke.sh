@@ -4,7 +4,9 @@
 #   docker/smoke.sh [IMAGE]                 (localhost/motet:cpu)
 #
 #   BASE_CACHE   a directory that `motet quantize demo` filled; without it the server downloads
-#                the demo base, with the pip.conf named by PIP_CONF if there is one
+#                the demo base
+#   RUN_ARGS     more words for `buildah run`, such as "--volume /srv/pip.conf:/etc/pip.conf:ro"
+#   MOTET_DEVICE cpu: try the image for GPUs on a machine that has none
 #   PORT         port to listen on, on every address of this machine      (18000)
 #   START_S      seconds the server may take to listen                    (600)
 #
@@ -32,10 +34,11 @@ clean() {
 # Root, minus every capability, minus write access to anything but these two: that is what a
 # container with a read-only root sees. Signals to `buildah run` kill; see `innermost`.
 inside() {
+    # shellcheck disable=SC2086  # RUN_ARGS is a list of words
     $buildah run --cap-drop ALL --volume "$work/data:/data" \
         --mount type=tmpfs,destination=/tmp \
-        ${PIP_CONF:+--volume "$PIP_CONF:/etc/pip.conf:ro"} \
-        --env MOTET_PORT="$PORT" --env MOTET_KV_CACHE_BYTES=256MiB "$container" -- "$@"
+        ${MOTET_DEVICE:+--env MOTET_DEVICE="$MOTET_DEVICE"} \
+        --env MOTET_PORT="$PORT" --env MOTET_KV_CACHE_BYTES=256MiB ${RUN_ARGS:-} "$container" -- "$@"
 }
 
 # The server itself: the last of the processes that `buildah run` started, one by the other.
@@ -54,6 +57,8 @@ chown -R 10001:0 "$work/data"
 chmod 0770 "$work" "$work/data"
 chmod o+x "$work"
 container=$($buildah from "$image")
+# buildah mounts the image's own volume too, before ours or after it, as it happens to sort them.
+$buildah config --volume /data- "$container"
 
 echo "== user"
 inside id
@@ -65,6 +70,7 @@ grep 'No tenant is configured' "$work/log" || fail "it did not say that a tenant
 
 echo "== with a tenant"
 key=$(inside motet tenants create smoke 2> "$work/log") || fail "no tenant could be created"
+[ -s "$work/data/tenants.sqlite" ] || fail "the tenant is not in the directory given as /data"
 touch "$work/started"
 begun=$(date +%s)
 inside motet serve > "$work/log" 2>&1 &
