@@ -17,12 +17,12 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates \
-    "${SUITE:-bookworm}" "$work/root" ${MIRROR:+"$MIRROR"}
-rm -rf "$work"/root/var/cache/apt/archives/*.deb "$work"/root/var/lib/apt/lists/*
+    "${SUITE:-bookworm}" "$work/tree" ${MIRROR:+"$MIRROR"}
+rm -rf "$work"/tree/var/cache/apt/archives/*.deb "$work"/tree/var/lib/apt/lists/*
 
 container=$($buildah from scratch)
 trap '$buildah rm "$container" > /dev/null; rm -rf "$work"' EXIT
-$buildah add --quiet "$container" "$work/root" / > /dev/null
+$buildah add --quiet "$container" "$work/tree" / > /dev/null
 $buildah config --env PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     --env LANG=C.UTF-8 --cmd python3 "$container"
 $buildah commit --quiet "$container" "$name" > /dev/null
