@@ -29,6 +29,10 @@ class Bindings:
                 self._bind(slot)
                 self._bound[slot.index] = (slot.generation, slot.digest)
 
+    def digest(self, slot: int) -> str | None:
+        """The adapter that the tables of `slot` hold; None for the base's slot 0."""
+        return self._bound[slot][1] if slot else None
+
     def holds(self, row: Row) -> bool:
         """Whether the row's slot holds just the adapter its request was admitted with."""
         adapter, slot = row.sequence.request.adapter, row.sequence.slot

@@ -249,7 +249,10 @@ class Engine:
                 self._counts["isolation_violations"] += 1
                 log.critical("request %s was not on its own adapter", row.sequence.request.id)
                 self._drop(row.sequence, "error", "the request's adapter was not in its slot")
-        return [row for row in rows if row.sequence.request.id in self._live]
+        verified = [row for row in rows if row.sequence.request.id in self._live]
+        for row in verified:
+            row.sequence.ran_on = self._bindings.digest(row.slot)
+        return verified
 
     def _take(self, sequence: Sequence, sampled: Sampled) -> None:
         if not sampled.ok:

@@ -224,7 +224,7 @@ class Finished:
     message: str | None
     """What went wrong, for reason "error"."""
     adapter_digest: str | None
-    """The adapter the request really ran on; None is the base model."""
+    """The adapter in the slot the request ran on in its last step; None is the base model."""
 
 
 Event = Token | Finished

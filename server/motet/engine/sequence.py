@@ -43,6 +43,7 @@ class Sequence:
     blocks: list[int] = field(default_factory=list)
     slot: Slot | None = None
     num_passes_over: int = 0
+    ran_on: str | None = None  # digest in the slot of the last step; None: the base, or no step
 
     def __post_init__(self) -> None:
         self.tokens = list(self.request.prompt)
@@ -106,7 +107,6 @@ class Sequence:
         if reason in ("stop", "length") and not self.stops.stopped:
             emitted, stopped = self.stops.push(self.decoder.flush())
             held_back = emitted if stopped else emitted + self.stops.flush()
-        adapter = self.request.adapter
         self.deliver(
             Finished(
                 request_id=self.request.id,
@@ -115,6 +115,6 @@ class Sequence:
                 prompt_len=self.prompt_len,
                 completion_len=self.num_generated,
                 message=message,
-                adapter_digest=adapter.digest if adapter else None,
+                adapter_digest=self.ran_on,
             )
         )
