@@ -52,7 +52,7 @@ class CpuOps:
         biases: Sequence[Tensor | None],
         dtype: torch.dtype,
         device: torch.device,
-    ) -> CpuGroup:
+    ) -> PackedGroup:
         """Dequantise the members into one dense [sum N, K] matrix of `dtype`.
 
         That costs 2 bytes a weight in bf16, 4 in float32: torch has no CPU product that reads
@@ -78,8 +78,9 @@ class CpuOps:
         assert isinstance(group, CpuGroup)
         y = isolated_linear(x, group.weight, group.row_multiple)  # [T, sum N]
         plan = self._plan_of(routing)
-        if plan.has_adapters:
-            y = add_lowrank(x, y, tables, plan, group.bias)
+        if plan.segments:
+            may_batch = self._row_multiples.may_batch(plan.tile_rows)
+            y = add_lowrank(x, y, tables, plan, group.bias, may_batch=may_batch)
         elif group.bias is not None:
             y = (y.float() + group.bias).to(y.dtype)
         return y.split_with_sizes(group.out_features, dim=1)
