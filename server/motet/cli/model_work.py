@@ -11,6 +11,8 @@ import logging
 from collections.abc import Callable
 from typing import Any, Literal
 
+from motet.cli.terminal import remarks
+
 Work = Literal["serving", "quantizing", "checking"]
 
 
@@ -18,5 +20,7 @@ def load(work: Work) -> Callable[..., Any]:
     """The function `run` of `motet.cli.<work>`."""
     # bitsandbytes' parts that want another package are not used here, and their absence is no news.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    run: Callable[..., Any] = importlib.import_module(f"motet.cli.{work}").run
+    with remarks().status("Loading torch and transformers"):
+        module = importlib.import_module(f"motet.cli.{work}")
+    run: Callable[..., Any] = module.run
     return run

@@ -1,11 +1,14 @@
 """A progress bar for long work that reports (what is being done, part done)."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from motet.cli.terminal import remarks, say
+
+_QUIET_S = 5.0
 
 Report = Callable[[str, float], None]
 """Told what is being done now and how much of the whole is done, from 0 to 1."""
@@ -30,12 +33,15 @@ def progress_bar(title: str) -> Iterator[Report]:
 
 
 class _Lines:
-    """Says each new thing once; a log has no use for percentages."""
+    """Says each new kind of work once, and what it has come to every few seconds: a log has no
+    use for percentages, nor for a line per layer."""
 
     def __init__(self) -> None:
-        self._last = ""
+        self._kind = ""
+        self._said = 0.0
 
     def report(self, doing: str, _done: float) -> None:
-        if doing != self._last:
-            self._last = doing
+        kind, now = doing.partition(" ")[0], time.monotonic()
+        if kind != self._kind or now - self._said > _QUIET_S:
+            self._kind, self._said = kind, now
             say(remarks(), f"{doing} ...")

@@ -14,9 +14,7 @@ from motet.cli.terminal import remarks, results, say
 from motet.settings import Settings
 from motet.tenancy.tenants import Tenants
 
-tenants = typer.Typer(
-    help="Create, list and revoke tenants.", no_args_is_help=True
-)
+tenants = typer.Typer(help="Create, list and revoke tenants.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="Name of the tenant.")]
 
