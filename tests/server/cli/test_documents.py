@@ -8,7 +8,7 @@ from motet.cli.config import markdown_table
 from motet.settings import Settings, env_name
 
 ROOT = Path(__file__).parents[3]
-DOCUMENTS = ("README.md", "docs/api.md", "docs/operations.md")
+DOCUMENTS = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
 
 
 def _text(name):
