@@ -49,14 +49,15 @@ class Ops(Protocol):
 
     @property
     def name(self) -> str:
-        """ "reference", "cpu" or "gpu"."""
+        """Which implementation it is: reference, cpu or gpu."""
 
     def row_multiple(self, dtype: torch.dtype) -> int:
         """Row counts that keep a plain dense product's rows independent of each other.
 
         Many matrix libraries choose their kernel, and with it the order of a sum, by the number
         of rows. A product handed a multiple of this many rows gives a row the same bits each
-        time. 1: nothing needs padding. `dense_linear` does the padding.
+        time; one with a weight of a few thousand elements may need more rows than that. 1: nothing
+        needs padding. `dense_linear` finds its weight's own multiple and pads to it.
         """
 
     def adapter_dtype(self, compute: torch.dtype) -> torch.dtype:

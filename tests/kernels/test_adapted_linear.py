@@ -10,14 +10,16 @@ import pytest
 import torch
 from motet_kernels import LowRank, Nf4Weight, Ops, Routing, Segment, SlotTable
 
-from tests.support.kernel_cases import CPU, POPULARITIES, GroupCase, assert_close, slots_of
+from tests.support.kernel_cases import (
+    CPU,
+    DTYPES,
+    POPULARITIES,
+    GroupCase,
+    assert_close,
+    slots_of,
+)
 from tests.support.poison import poisoned_memory
 
-DTYPES = {
-    "reference": (torch.float32, torch.bfloat16),
-    "cpu": (torch.float32, torch.bfloat16),
-    "gpu": (torch.float32, torch.float16),
-}
 SHAPES = [((24,), 60), ((60, 127, 24), 64), ((64, 24), 127), ((576,), 24), ((24, 127), 576)]
 
 

@@ -7,14 +7,9 @@ import torch
 from motet_kernels import Ops
 
 from tests.support.cancelling import cancelling_product
-from tests.support.kernel_cases import GroupCase, slots_of
+from tests.support.kernel_cases import DTYPES, GroupCase, slots_of
 from tests.support.ordered_dot import order_dots
 
-DTYPES = {
-    "reference": (torch.float32, torch.bfloat16),
-    "cpu": (torch.float32, torch.bfloat16),
-    "gpu": (torch.float32, torch.float16),
-}
 SHAPES = [((24,), 60), ((64, 24, 7), 64), ((127,), 576), ((60, 60), 127)]
 
 

@@ -14,6 +14,13 @@ CPU = torch.device("cpu")
 RANKS = (1, 3, 7, 8, 16, 96)
 POPULARITIES = ("distinct", "identical", "skewed", "all-base", "one-base-in-the-middle", "random")
 
+# What each implementation is tried in: Triton's interpreter gets bf16 wrong.
+DTYPES = {
+    "reference": (torch.float32, torch.bfloat16),
+    "cpu": (torch.float32, torch.bfloat16),
+    "gpu": (torch.float32, torch.float16),
+}
+
 # dtype -> largest error relative to the largest value, and relative root mean square error.
 TOLERANCES = {
     torch.float32: (1e-5, 2e-6),
