@@ -28,16 +28,17 @@ def allocate(
 ) -> dict[int, tuple[Tensor, Tensor]]:
     """Per layer: keys [P, block_size, Hkv, D] and values [P, block_size, Hkv, Dv].
 
-    P is `num_blocks` + 1: block 0 takes what padding rows write.
+    P is `num_blocks` + 1: block 0 takes what padding rows write. Nothing is filled in: no position
+    is read before it was stored, and memory that is never used is never touched.
     """
 
-    def zeros(heads: int, dim: int) -> Tensor:
-        return torch.zeros(num_blocks + 1, block_size, heads, dim, dtype=dtype, device=device)
+    def positions(heads: int, dim: int) -> Tensor:
+        return torch.empty(num_blocks + 1, block_size, heads, dim, dtype=dtype, device=device)
 
     return {
         index: (
-            zeros(layer.num_kv_heads, layer.key_dim),
-            zeros(layer.num_kv_heads, layer.value_dim),
+            positions(layer.num_kv_heads, layer.key_dim),
+            positions(layer.num_kv_heads, layer.value_dim),
         )
         for index, layer in layers.items()
     }

@@ -81,7 +81,7 @@ class PagedModel:
         return sum(dense.values()) + sum(group.num_bytes for group in self._groups)
 
     def bind(self, slot: Slot) -> None:
-        """Put a loaded adapter's tensors into every linear's table, and nothing where it has none."""
+        """Put a loaded adapter's tensors into the tables, and nothing where it has none."""
         for path, table in self.tables.items():
             tensors = slot.views.get(path)
             if tensors is None:
