@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ if not torch.cuda.is_available():
 
 from motet_kernels import Ops, ReferenceOps
 from motet_kernels.cpu.cpu_ops import CpuOps
+from motet_kernels.cpu.native_library import LEVELS, runnable_levels
+from motet_kernels.cpu.native_ops import NativeCpuOps
 from motet_kernels.gpu.gpu_ops import GpuOps
 
 IMPLEMENTATIONS: dict[str, type] = {"reference": ReferenceOps, "cpu": CpuOps, "gpu": GpuOps}
@@ -20,10 +23,26 @@ IMPLEMENTATIONS: dict[str, type] = {"reference": ReferenceOps, "cpu": CpuOps, "g
 
 @pytest.fixture(scope="session")
 def implementations() -> dict[str, Ops]:
-    """One of each: what an implementation has found out about the machine is kept."""
-    return {name: make() for name, make in IMPLEMENTATIONS.items()}
+    """One of each: what an implementation has found out about the machine is kept.
+
+    The native ones are there for each level that this machine runs, under the level's name.
+    """
+    found: dict[str, Ops] = {name: make() for name, make in IMPLEMENTATIONS.items()}
+    if shutil.which("c++"):
+        found.update({level: NativeCpuOps(level) for level in runnable_levels()})
+    return found
 
 
-@pytest.fixture(params=["reference", "cpu", "gpu"])
+@pytest.fixture(params=["reference", "cpu", *LEVELS, "gpu"])
 def ops(request: pytest.FixtureRequest, implementations: dict[str, Ops]) -> Ops:
+    if request.param not in implementations:
+        pytest.skip(f"this machine cannot build or run {request.param}")
+    return implementations[request.param]
+
+
+@pytest.fixture(params=LEVELS)
+def native(request: pytest.FixtureRequest, implementations: dict[str, Ops]) -> Ops:
+    """The native implementation at each level."""
+    if request.param not in implementations:
+        pytest.skip(f"this machine cannot build or run {request.param}")
     return implementations[request.param]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from motet_kernels.cpu.cpu_ops import CpuGroup
 from motet_kernels.cpu.native_library import Block, Group, NativeLibrary
 from motet_kernels.nf4 import BLOCK_LEN, Nf4Weight
 from motet_kernels.ops import PackedGroup
@@ -29,8 +30,7 @@ class NativeGroup(PackedGroup):
     dtype: torch.dtype
     weight: Tensor
     bias: Tensor | None
-    is_packed: bool
-    row_multiple: int | None  # of torch's product, where it is used
+    dense: CpuGroup | None  # where `weight` is dequantised
     native: Group
 
 
@@ -50,7 +50,7 @@ def pack_weights(library: NativeLibrary, weights: Sequence[Nf4Weight]) -> Tensor
     sizes = [library.packed_size(*weight.shape, length) for weight in weights]
     whole = torch.empty(sum(sizes) + _ALIGNMENT, dtype=torch.uint8)
     packed = whole[-whole.data_ptr() % _ALIGNMENT :][: sum(sizes)]
-    for weight, part in zip(weights, packed.split(sizes), strict=True):
+    for weight, part in zip(weights, packed.split_with_sizes(sizes), strict=True):
         codes, absmax = weight.codes.contiguous(), weight.absmax.contiguous()
         n, k = weight.shape
         library.pack(codes.data_ptr(), absmax.data_ptr(), n, k, length, part.data_ptr())

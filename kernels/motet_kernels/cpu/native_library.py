@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import re
-from collections.abc import Callable
 from ctypes import POINTER, Structure, c_int, c_int32, c_int64, c_void_p
 from pathlib import Path
 from typing import Any
@@ -66,23 +65,16 @@ class NativeLibrary:
         Raises BuildFailed if the library cannot be made or loaded, ValueError for a level that
         does not exist or that this machine cannot run.
         """
-        _share_openmp()
-        path = library_path()
-        try:
-            self._library = ctypes.CDLL(str(path))
-        except OSError as error:
-            raise BuildFailed(f"cannot load {path}: {error}") from error
-        runnable = [name for name in LEVELS if self._runs(name)]
+        library = _load()
+        runnable = _runnable(library)
         if level is not None and level not in runnable:
             raise ValueError(f"this machine cannot run {level}; it runs {', '.join(runnable)}")
         self.level = level or runnable[0]
-        self.linear = self._function("linear", c_int, [c_void_p])
-        self._packed_size = self._library.motet_packed_size
-        self._packed_size.argtypes = [c_int64] * 3
-        self._packed_size.restype = c_int64
-        self._pack = self._library.motet_pack
-        self._pack.argtypes = [c_void_p, c_void_p, c_int64, c_int64, c_int64, c_void_p]
-        self._pack.restype = None
+        self.linear = _function(library, f"linear_{_symbol(self.level)}", c_int, [c_void_p])
+        self._packed_size = _function(library, "packed_size", c_int64, [c_int64] * 3)
+        self._pack = _function(
+            library, "pack", None, [c_void_p, c_void_p, c_int64, c_int64, c_int64, c_void_p]
+        )
 
     def packed_size(self, n: int, k: int, scale_len: int) -> int:
         """Bytes of a packed [n, k] weight whose scales hold for `scale_len` weights along k."""
@@ -93,18 +85,36 @@ class NativeLibrary:
         """Pack codes and absmax into `packed`; all three are addresses."""
         self._pack(codes, absmax, n, k, scale_len, packed)
 
-    def _runs(self, level: str) -> bool:
-        if level == "portable":
-            return True
-        has: Any = getattr(self._library, f"motet_has_{_symbol(level)}", None)
-        return has is not None and bool(has())
 
-    def _function(self, name: str, result: Any, arguments: list[Any]) -> Callable[..., int]:
-        function: Any = getattr(self._library, f"motet_{name}_{_symbol(self.level)}")
-        function.restype = result
-        function.argtypes = arguments
-        found: Callable[..., int] = function
-        return found
+def runnable_levels() -> tuple[str, ...]:
+    """The levels this machine runs, best first. Raises BuildFailed like NativeLibrary."""
+    return _runnable(_load())
+
+
+def _load() -> ctypes.CDLL:
+    _share_openmp()
+    path = library_path()
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as error:
+        raise BuildFailed(f"cannot load {path}: {error}") from error
+
+
+def _runnable(library: ctypes.CDLL) -> tuple[str, ...]:
+    return tuple(level for level in LEVELS if level == "portable" or _has(library, level))
+
+
+def _has(library: ctypes.CDLL, level: str) -> bool:
+    """Whether the level was compiled for this kind of processor, and this one has it."""
+    function: Any = getattr(library, f"motet_has_{_symbol(level)}", None)
+    return function is not None and bool(function())
+
+
+def _function(library: ctypes.CDLL, name: str, result: Any, arguments: list[Any]) -> Any:
+    function: Any = getattr(library, f"motet_{name}")
+    function.restype = result
+    function.argtypes = arguments
+    return function
 
 
 def _symbol(level: str) -> str:

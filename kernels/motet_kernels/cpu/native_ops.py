@@ -10,13 +10,14 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from motet_kernels.cpu.cpu_ops import CpuOps, _join_biases
+from motet_kernels.attention_layout import AttentionRow
+from motet_kernels.cpu.cpu_ops import CpuGroup, CpuOps
 from motet_kernels.cpu.native_group import NativeGroup, can_pack, native_group, pack_weights
 from motet_kernels.cpu.native_library import LinearCall, NativeLibrary, Segment
 from motet_kernels.cpu.row_multiple import isolated_linear
 from motet_kernels.lowrank import SlotTable
 from motet_kernels.nf4 import Nf4Weight
-from motet_kernels.ops import PackedGroup, check_group
+from motet_kernels.ops import AttentionPlan, PackedGroup, check_group
 from motet_kernels.routing import Routing
 
 _DTYPES = (torch.float32, torch.bfloat16)
@@ -34,7 +35,7 @@ class _Step:
     last_slot: int
 
 
-class NativeCpuOps(CpuOps):
+class NativeCpuOps:
     """Linears in C++, the rest as CpuOps has it.
 
     A row's sums have one order, whatever the number of rows, of threads, and its neighbours: see
@@ -48,13 +49,16 @@ class NativeCpuOps(CpuOps):
         Raises BuildFailed where the library cannot be made, ValueError for a level this machine
         cannot run.
         """
-        super().__init__()
+        self._torch = CpuOps()
         self._library = NativeLibrary(level)
         self.level = self._library.level
         self.name = f"cpu-native ({self.level})"
         self._step: _Step | None = None
         self._call = LinearCall()
         self._call_address = ctypes.addressof(self._call)
+
+    def row_multiple(self, dtype: torch.dtype) -> int:
+        return self._torch.row_multiple(dtype)
 
     def adapter_dtype(self, compute: torch.dtype) -> torch.dtype:
         return compute if compute in _DTYPES else torch.float32
@@ -69,37 +73,40 @@ class NativeCpuOps(CpuOps):
         """Pack the members for the kernels: about 4.5 bits a weight where K is a multiple of 64."""
         check_group(weights, biases)
         if dtype not in _DTYPES:
-            return super().pack(weights, biases, dtype, device)
-        weights = [weight.to(device) for weight in weights]
-        bias = _join_biases(weights, biases, device)
-        is_packed = can_pack(weights[0].shape[1])
-        if is_packed:
+            return self._torch.pack(weights, biases, dtype, device)
+        bias = _join_biases(weights, biases)
+        dense: CpuGroup | None = None
+        if can_pack(weights[0].shape[1]):
             weight = pack_weights(self._library, weights)
         else:
-            weight = torch.cat([weight.dequantize(dtype) for weight in weights])
+            packed = self._torch.pack(weights, [None] * len(weights), dtype, device)
+            assert isinstance(packed, CpuGroup)
+            weight, dense = packed.weight, packed
         return NativeGroup(
             in_features=weights[0].shape[1],
             out_features=tuple(weight.shape[0] for weight in weights),
             dtype=dtype,
             weight=weight,
             bias=bias,
-            is_packed=is_packed,
-            row_multiple=None if is_packed else self._row_multiple_of(weight),
-            native=native_group(weights, weight if is_packed else None, bias),
+            dense=dense,
+            native=native_group(weights, weight if dense is None else None, bias),
         )
+
+    def dense_linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return self._torch.dense_linear(x, weight, bias)
 
     def adapted_linear(
         self, x: Tensor, group: PackedGroup, tables: Sequence[SlotTable], routing: Routing
     ) -> tuple[Tensor, ...]:
         if not isinstance(group, NativeGroup):
-            return super().adapted_linear(x, group, tables, routing)
+            return self._torch.adapted_linear(x, group, tables, routing)
         step = self._step_of(routing)
         self._check(x, group, tables, step)
         x = x.contiguous()
         y = torch.empty(step.num_tokens, group.native.out_features, dtype=group.dtype)
         base = None
-        if not group.is_packed:
-            base = isolated_linear(x, group.weight, group.row_multiple).contiguous()
+        if group.dense is not None:
+            base = isolated_linear(x, group.weight, group.dense.row_multiple).contiguous()
         slots = [table.pointers(group.dtype) for table in tables]
         addresses = (ctypes.c_void_p * len(slots))(*[slot.data_ptr() for slot in slots])
         call = self._call
@@ -116,6 +123,31 @@ class NativeCpuOps(CpuOps):
         if self._library.linear(self._call_address):
             raise MemoryError(f"no memory for a step of {step.num_tokens} tokens")
         return y.split_with_sizes(group.out_features, dim=1)
+
+    def plan_attention(
+        self, rows: Sequence[AttentionRow], block_size: int, device: torch.device
+    ) -> AttentionPlan:
+        return self._torch.plan_attention(rows, block_size, device)
+
+    def store_kv(
+        self, k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tensor
+    ) -> None:
+        self._torch.store_kv(k, v, k_cache, v_cache, slots)
+
+    def attention(
+        self,
+        q: Tensor,
+        k_cache: Tensor,
+        v_cache: Tensor,
+        plan: AttentionPlan,
+        *,
+        scale: float,
+        window: int | None,
+        softcap: float | None,
+    ) -> Tensor:
+        return self._torch.attention(
+            q, k_cache, v_cache, plan, scale=scale, window=window, softcap=softcap
+        )
 
     def _step_of(self, routing: Routing) -> _Step:
         """Every linear of a step comes with the same routing."""
@@ -140,6 +172,16 @@ class NativeCpuOps(CpuOps):
                     f"slot {step.last_slot} of a [N, {group.in_features}] linear is not in a table "
                     f"of {table.num_slots} slots for K = {table.in_features}"
                 )
+
+
+def _join_biases(weights: Sequence[Nf4Weight], biases: Sequence[Tensor | None]) -> Tensor | None:
+    if all(bias is None for bias in biases):
+        return None
+    parts = [
+        torch.zeros(weight.shape[0]) if bias is None else bias.float()
+        for weight, bias in zip(weights, biases, strict=True)
+    ]
+    return torch.cat(parts)
 
 
 def _lay_out(routing: Routing) -> _Step:

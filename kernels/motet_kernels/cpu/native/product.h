@@ -11,7 +11,8 @@
 namespace {
 
 constexpr int kTileRows = 64;  // rows per tile: the tile, a panel and the inputs stay in the cache
-constexpr int kDirectRows = kRows < 4 ? kRows : 4;  // up to this many, decoding on the fly is cheaper
+constexpr int kFetchedAhead = 2;  // records
+constexpr int kDirectRows = kRows;  // up to this many, decoding on the fly is cheaper
 
 template <class M>
 constexpr int kSteps = 4 / M::kDepth;  // weights in a line, for each half of the columns
@@ -47,6 +48,21 @@ struct Panel {
     }
 };
 
+// The next group's part of a row, before it is needed: rows lie too far apart for the hardware to
+// foresee them, and only a few rows of a long K stay in the first cache. A fetch past the end does
+// no harm.
+template <class Input>
+inline void fetch_input(const Input* x) {
+    const char* line = reinterpret_cast<const char*>(x);
+    const int bytes = int(kMostScaleLen * sizeof(Input));
+    for (int offset = 0; offset < bytes; offset += 64) __builtin_prefetch(line + offset);
+}
+
+// The record after the next, likewise.
+inline void fetch_record(const uint8_t* packed, int64_t size) {
+    for (int64_t offset = 0; offset < size; offset += 64) __builtin_prefetch(packed + offset);
+}
+
 template <class M, int step, int num_rows, class Weights>
 inline void multiply_line(
     const Weights& weights, int64_t line, const typename M::Input* x, int64_t stride,
@@ -68,6 +84,7 @@ template <class M, int num_rows, class Weights>
 inline void multiply_group(
     const Weights& weights, int64_t num_lines, const float* scales, const typename M::Input* x,
     int64_t stride, float (*tile)[kBlockWidth]) {
+    for (int row = 0; row < num_rows; row++) fetch_input(x + row * stride + num_lines * 4);
     Floats totals[num_rows][2];
     for (auto& total : totals) total[0] = total[1] = splat(0.0f);
     for (int64_t line = 0; line < num_lines; line++)
@@ -98,10 +115,12 @@ void block_product(
     const Group& group, const uint8_t* packed, const typename M::Input* x, int rows,
     float (*tile)[kBlockWidth]) {
     const int64_t num_lines = group.scale_len / 4, stride = group.in_features;
+    const int64_t size = record_size(group.scale_len);
     memset(tile, 0, rows * sizeof *tile);
     for (int64_t start = 0; start < group.in_features; start += group.scale_len) {
         const float* scales = reinterpret_cast<const float*>(packed);
         const uint8_t* lines = packed + kScaleBytes;
+        fetch_record(packed + kFetchedAhead * size, size);
         if (rows <= kDirectRows) {
             const Packed<M> weights{lines};
             multiply_rows<M, kDirectRows>(
@@ -110,12 +129,16 @@ void block_product(
             Panel<M> panel;
             for (int64_t line = 0; line < num_lines; line++)
                 panel.decode(lines + line * kLineBytes, line);
-            for (int row = 0; row < rows; row += kRows)
+            // evenly, because a single last row would wait for its own sums
+            const int parts = (rows + kRows - 1) / kRows;
+            for (int part = 0; part < parts; part++) {
+                const int from = rows * part / parts, to = rows * (part + 1) / parts;
                 multiply_rows<M, kRows>(
-                    rows - row < kRows ? rows - row : kRows, panel, num_lines, scales,
-                    x + row * stride + start, stride, tile + row);
+                    to - from, panel, num_lines, scales, x + from * stride + start, stride,
+                    tile + from);
+            }
         }
-        packed += record_size(group.scale_len);
+        packed += size;
     }
 }
 
