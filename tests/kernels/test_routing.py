@@ -38,27 +38,22 @@ def test_gaps_overlaps_and_sentinels_are_refused(segments: tuple[Segment, ...]) 
         Routing(segments)
 
 
-def test_segment_plan_fills_tiles_with_a_segments_own_rows() -> None:
-    plan = SegmentPlan.build(Routing.from_slots([1, 1, 0, 2, 2, 2, 2, 2, 1]), 4)
-    assert [tuple(segment) for segment in plan.segments] == [
-        (1, 0, 2, 0, 1),
-        (2, 3, 8, 1, 3),
-        (1, 8, 9, 3, 4),
-    ]
-    x = torch.arange(9.0)[:, None]
-    assert plan.tiles(x)[..., 0].tolist() == [
-        [0, 1, 1, 1],
-        [3, 4, 5, 6],
-        [7, 7, 7, 7],
-        [8, 8, 8, 8],
-    ]
+def test_segment_plan_pads_adapter_rows_with_their_own() -> None:
+    plan = SegmentPlan.build(Routing.from_slots([1, 1, 0, 2, 2, 2, 2, 1]), 4)
+    assert plan.slots == (1, 0, 2, 1)
+    assert plan.sizes == (4, 1, 4, 4)
+    assert plan.source is not None
+    assert plan.place is not None
+    assert plan.source.tolist() == [0, 1, 1, 1, 2, 3, 4, 5, 6, 7, 7, 7, 7]
+    assert torch.equal(plan.source[plan.place], torch.arange(8))
 
 
-def test_segment_plan_joins_neighbours_and_copies_nothing_needlessly() -> None:
-    plan = SegmentPlan.build(Routing((Segment(1, 0, 3), Segment(1, 3, 4), Segment(2, 4, 8))), 4)
-    assert [segment.slot for segment in plan.segments] == [1, 2]
+def test_segment_plan_joins_neighbours_and_pads_nothing_needlessly() -> None:
+    plan = SegmentPlan.build(Routing((Segment(1, 0, 3), Segment(1, 3, 4), Segment(0, 4, 5))), 4)
+    assert plan.slots == (1, 0)
     assert plan.source is None
-    assert SegmentPlan.build(Routing.from_slots([0, 0, 0]), 4).segments == ()
+    assert plan.place is None
+    assert not SegmentPlan.build(Routing.from_slots([0, 0, 0]), 4).has_adapters
 
 
 def test_tiles_hold_every_token_once() -> None:

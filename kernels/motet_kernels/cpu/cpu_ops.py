@@ -78,9 +78,8 @@ class CpuOps:
         assert isinstance(group, CpuGroup)
         y = isolated_linear(x, group.weight, group.row_multiple)  # [T, sum N]
         plan = self._plan_of(routing)
-        if plan.segments:
-            may_batch = self._row_multiples.may_batch(plan.tile_rows)
-            y = add_lowrank(x, y, tables, plan, group.bias, may_batch=may_batch)
+        if plan.has_adapters:
+            y = add_lowrank(x, y, tables, plan, group.bias)
         elif group.bias is not None:
             y = (y.float() + group.bias).to(y.dtype)
         return y.split_with_sizes(group.out_features, dim=1)

@@ -29,8 +29,6 @@ _LOW_RANK_SHAPES = (
     *((16, 7), (64, 3), (576, 1), (576, 16), (192, 96), (4096, 16)),
 )
 
-_BATCHED_SHAPES = ((4, 64), (8, 576), (16, 1536), (96, 256), (576, 16), (64, 8))
-
 
 class RowMultiples:
     """The row multiple of dense products on this machine and this torch, found by trying.
@@ -46,7 +44,6 @@ class RowMultiples:
 
     def __init__(self) -> None:
         self._known: dict[tuple[torch.dtype, tuple[tuple[int, int], ...]], int | None] = {}
-        self._may_batch: dict[int, bool] = {}
 
     def dense(self, dtype: torch.dtype) -> int:
         """For a model's dense products, as far as a fixed set of shapes tells. Tens of ms, once.
@@ -70,32 +67,17 @@ class RowMultiples:
             self._known[key] = _multiple_avoiding(deviating)
         return self._known[key]
 
-    def may_batch(self, num_rows: int) -> bool:
-        """Whether a batch of float32 products of `num_rows` rows has each single one's bits."""
-        if num_rows not in self._may_batch:
-            self._may_batch[num_rows] = all(
-                _batch_equals_singles(num_rows, *shape) for shape in _BATCHED_SHAPES
-            )
-        return self._may_batch[num_rows]
-
-
-def _cancelling(dtype: torch.dtype, num_rows: int, n: int, k: int) -> tuple[Tensor, Tensor]:
-    """x [num_rows, K] and weight [N, K] whose product is zero but for rounding.
-
-    The second half of K takes away what the first half adds, in another order.
-    """
-    generator = torch.Generator().manual_seed(0)
-    half = k // 2
-    order = torch.randperm(half, generator=generator)
-    weight = torch.randn(n, half, generator=generator).to(dtype)
-    x = torch.randn(num_rows, half, generator=generator).to(dtype)
-    weight = torch.cat([weight, -weight[:, order]], dim=1)
-    return F.pad(torch.cat([x, x[:, order]], dim=1), (0, k % 2)), F.pad(weight, (0, k % 2))
-
 
 def _deviating_rows(dtype: torch.dtype, n: int, k: int) -> set[int]:
     """The row counts at which rows get other bits than in a large batch."""
-    x, weight = _cancelling(dtype, _LARGE, min(n, _MOST_OUTPUTS), k)
+    generator = torch.Generator().manual_seed(0)
+    half = k // 2
+    order = torch.randperm(half, generator=generator)
+    weight = torch.randn(min(n, _MOST_OUTPUTS), half, generator=generator).to(dtype)
+    x = torch.randn(_LARGE, half, generator=generator).to(dtype)
+    # the second half takes away what the first half adds, in another order
+    weight = F.pad(torch.cat([weight, -weight[:, order]], dim=1), (0, k % 2))  # [N, K]
+    x = F.pad(torch.cat([x, x[:, order]], dim=1), (0, k % 2))  # [T, K]
     large = F.linear(x, weight)
     return {
         m
@@ -103,15 +85,6 @@ def _deviating_rows(dtype: torch.dtype, n: int, k: int) -> set[int]:
         for first in _OFFSETS
         if not torch.equal(F.linear(x[first : first + m], weight), large[first : first + m])
     }
-
-
-def _batch_equals_singles(num_rows: int, n: int, k: int) -> bool:
-    x, weight = _cancelling(torch.float32, 3 * num_rows, n, k)
-    batches = x.view(3, num_rows, k)
-    return all(
-        torch.equal(y, F.linear(rows, weight))
-        for y, rows in zip(torch.bmm(batches, weight.T.expand(3, k, n)), batches, strict=True)
-    )
 
 
 def _multiple_avoiding(deviating: Iterable[int]) -> int | None:

@@ -1,11 +1,10 @@
-"""The adapter rows of a step, laid out in tiles of a fixed number of rows."""
+"""The adapter rows of a step, laid out so that each slot's rows can be multiplied as a slice."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,48 +12,42 @@ from torch import Tensor
 from motet_kernels.routing import Routing, Segment
 
 
-class TiledSegment(NamedTuple):
-    """Tokens [start, stop) run on `slot`; they lie in tiles [first_tile, last_tile)."""
-
-    slot: int
-    start: int
-    stop: int
-    first_tile: int
-    last_tile: int
-
-
 @dataclass(frozen=True)
 class SegmentPlan:
-    """A routing's adapter rows, each segment filled up to whole tiles of `tile_rows` rows.
+    """A routing with every adapter segment padded to a multiple of rows.
 
-    A segment is filled up with its own last row, so it never sees another's data.
+    Padding repeats a segment's own last row, so a segment never sees another's data.
 
-    source: int64 [num_tiles * tile_rows], the token each tiled row is a copy of; None: the rows of
-        the batch are tiles as they are.
+    slots: slot of each padded segment, in order; sizes: their rows, summing to padded T.
+    source: int64 [padded T], the token each padded row is a copy of; None: nothing is padded.
+    place: int64 [T], the padded row of each token; None: nothing is padded.
     """
 
-    segments: tuple[TiledSegment, ...]
-    tile_rows: int
+    slots: tuple[int, ...]
+    sizes: tuple[int, ...]
     source: Tensor | None
+    place: Tensor | None
+
+    @property
+    def has_adapters(self) -> bool:
+        return any(self.slots)
 
     @classmethod
-    def build(cls, routing: Routing, tile_rows: int) -> SegmentPlan:
-        segments: list[TiledSegment] = []
+    def build(cls, routing: Routing, multiple: int) -> SegmentPlan:
+        slots: list[int] = []
+        sizes: list[int] = []
         source: list[int] = []
+        place: list[int] = []
         for slot, start, stop in _merged(routing.segments):
-            if slot == 0:
-                continue
-            first_tile = len(source) // tile_rows
-            source.extend([*range(start, stop), *[stop - 1] * (-(stop - start) % tile_rows)])
-            last_tile = len(source) // tile_rows
-            segments.append(TiledSegment(slot, start, stop, first_tile, last_tile))
-        in_place = source == list(range(routing.num_tokens))
-        return cls(tuple(segments), tile_rows, None if in_place else torch.tensor(source))
-
-    def tiles(self, x: Tensor) -> Tensor:
-        """Rows x [T, K] as [num_tiles, tile_rows, K]."""
-        rows = x if self.source is None else x.index_select(0, self.source)
-        return rows.view(-1, self.tile_rows, x.shape[1])
+            num_rows = stop - start
+            missing = -num_rows % multiple if slot else 0
+            place.extend(range(len(source), len(source) + num_rows))
+            source.extend([*range(start, stop), *[stop - 1] * missing])
+            slots.append(slot)
+            sizes.append(num_rows + missing)
+        if len(source) == routing.num_tokens:
+            return cls(tuple(slots), tuple(sizes), None, None)
+        return cls(tuple(slots), tuple(sizes), torch.tensor(source), torch.tensor(place))
 
 
 def _merged(segments: Iterable[Segment]) -> Iterable[Segment]:
