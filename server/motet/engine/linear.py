@@ -84,3 +84,18 @@ class AdaptedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.group.output(x, self.member)
+
+
+class DenseLinear(nn.Module):
+    """An unquantised linear, such as the output head, whose rows do not feel each other."""
+
+    def __init__(self, linear: nn.Linear, ops: Ops) -> None:
+        super().__init__()
+        self.weight = linear.weight  # shared with the embedding where the model ties them
+        self.bias = linear.bias
+        self._ops = ops
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [1, T, K] -> [1, T, N]."""
+        y = self._ops.dense_linear(x.reshape(-1, x.shape[-1]), self.weight, self.bias)
+        return y.view(*x.shape[:-1], -1)

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import torch
 from motet_adapters import Slot
 from motet_kernels import LowRank, Ops, Routing, Segment, SlotTable
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from motet.engine import kv_cache
 from motet.engine.attention import ATTENTION_NAME, PagedStep, register_attention
 from motet.engine.base import QuantizedBase
 from motet.engine.batch import Batch, BatchLayout
-from motet.engine.linear import AdaptedLinear, CurrentRouting, LinearGroup
+from motet.engine.linear import AdaptedLinear, CurrentRouting, DenseLinear, LinearGroup
 from motet.engine.survey import Survey, survey
 
 LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
@@ -132,6 +132,9 @@ class PagedModel:
                 module = AdaptedLinear(group, member, weights[member].shape)
                 self._model.set_submodule(path, module)
             groups.append(group)
+        for path, module in tuple(self._model.named_modules()):
+            if type(module) is nn.Linear:  # what is left unquantised: the output head
+                self._model.set_submodule(path, DenseLinear(module, self.ops))
         return groups
 
 
