@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import re
-from ctypes import POINTER, Structure, c_int, c_int32, c_int64, c_void_p
+from ctypes import POINTER, Structure, c_float, c_int, c_int32, c_int64, c_void_p
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,28 @@ class LinearCall(Structure):
     )
 
 
+class AttentionCall(Structure):
+    _fields_ = (
+        *((name, c_void_p) for name in ("q", "k", "v", "out", "rows", "blocks")),
+        *((name, c_int64) for name in ("num_rows", "num_tokens", "longest")),
+        *((name, c_int64) for name in ("q_token_stride", "q_head_stride")),
+        *((name, c_int64) for name in ("block_size", "num_heads", "num_kv_heads")),
+        *((name, c_int64) for name in ("key_size", "value_size", "window")),
+        *((name, c_float) for name in ("scale", "softcap")),
+        *((name, c_int32) for name in ("is_bf16", "num_threads")),
+    )
+
+
+class StoreCall(Structure):
+    _fields_ = (
+        *((name, c_void_p) for name in ("k", "v", "k_cache", "v_cache", "slots")),
+        *((name, c_int64) for name in ("num_tokens", "num_heads", "num_places")),
+        *((name, c_int64) for name in ("k_token_stride", "k_head_stride")),
+        *((name, c_int64) for name in ("v_token_stride", "v_head_stride")),
+        *((name, c_int64) for name in ("k_bytes", "v_bytes")),
+    )
+
+
 class NativeLibrary:
     """One level of the library, loaded into this process."""
 
@@ -71,6 +93,8 @@ class NativeLibrary:
             raise ValueError(f"this machine cannot run {level}; it runs {', '.join(runnable)}")
         self.level = level or runnable[0]
         self.linear = _function(library, f"linear_{_symbol(self.level)}", c_int, [c_void_p])
+        self.attention = _function(library, f"attention_{_symbol(self.level)}", c_int, [c_void_p])
+        self.store_kv = _function(library, "store_kv", c_int, [c_void_p])
         self._packed_size = _function(library, "packed_size", c_int64, [c_int64] * 3)
         self._pack = _function(
             library, "pack", None, [c_void_p, c_void_p, c_int64, c_int64, c_int64, c_void_p]

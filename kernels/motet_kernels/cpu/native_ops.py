@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from motet_kernels.attention_layout import AttentionRow
+from motet_kernels.cpu import native_attention
 from motet_kernels.cpu.cpu_ops import CpuGroup, CpuOps
+from motet_kernels.cpu.native_attention import NativeAttentionPlan
 from motet_kernels.cpu.native_group import NativeGroup, can_pack, native_group, pack_weights
 from motet_kernels.cpu.native_library import LinearCall, NativeLibrary, Segment
 from motet_kernels.cpu.row_multiple import isolated_linear
@@ -36,7 +38,7 @@ class _Step:
 
 
 class NativeCpuOps:
-    """Linears in C++, the rest as CpuOps has it.
+    """Linears and attention in C++, unquantised linears as CpuOps has them.
 
     A row's sums have one order, whatever the number of rows, of threads, and its neighbours: see
     native/product.h. The product reads NF4 as it is; where K is not a multiple of 4 it is torch's
@@ -127,12 +129,15 @@ class NativeCpuOps:
     def plan_attention(
         self, rows: Sequence[AttentionRow], block_size: int, device: torch.device
     ) -> AttentionPlan:
-        return self._torch.plan_attention(rows, block_size, device)
+        return native_attention.plan(rows, block_size, device)
 
     def store_kv(
         self, k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tensor
     ) -> None:
-        self._torch.store_kv(k, v, k_cache, v_cache, slots)
+        if native_attention.reads(k, v, k_cache, v_cache):
+            native_attention.store_kv(self._library, k, v, k_cache, v_cache, slots)
+        else:
+            self._torch.store_kv(k, v, k_cache, v_cache, slots)
 
     def attention(
         self,
@@ -145,8 +150,20 @@ class NativeCpuOps:
         window: int | None,
         softcap: float | None,
     ) -> Tensor:
-        return self._torch.attention(
-            q, k_cache, v_cache, plan, scale=scale, window=window, softcap=softcap
+        assert isinstance(plan, NativeAttentionPlan)
+        if not native_attention.reads(q, k_cache, v_cache):
+            return self._torch.attention(
+                q, k_cache, v_cache, plan.torch, scale=scale, window=window, softcap=softcap
+            )
+        return native_attention.attention(
+            self._library,
+            q,
+            k_cache,
+            v_cache,
+            plan,
+            scale=scale,
+            window=window,
+            softcap=softcap,
         )
 
     def _step_of(self, routing: Routing) -> _Step:

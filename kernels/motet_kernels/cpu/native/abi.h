@@ -47,3 +47,37 @@ struct LinearCall {
     int32_t is_bf16;                      // x, base, y and the adapters: bf16, or else float32
     int32_t num_threads;
 };
+
+// One sequence's part of a step, see attention_layout.py; its blocks start at blocks[first_block].
+struct AttentionRow {
+    int64_t start, num_tokens, kv_len, first_block;
+};
+
+struct AttentionCall {
+    const void* q;    // [T, Hq, D], strides of tokens and heads below
+    const void* k;    // [P, block_size, Hkv, D]
+    const void* v;    // [P, block_size, Hkv, Dv]
+    void* out;        // [T, Hq, Dv]
+    const AttentionRow* rows;
+    const int64_t* blocks;
+    int64_t num_rows, num_tokens, longest;  // longest: the largest kv_len
+    int64_t q_token_stride, q_head_stride;
+    int64_t block_size, num_heads, num_kv_heads, key_size, value_size;
+    int64_t window;   // 0: none
+    float scale;
+    float softcap;    // 0: none
+    int32_t is_bf16;
+    int32_t num_threads;
+};
+
+// k, v [T, Hkv, size] with strides, into the caches at slots[t].
+struct StoreCall {
+    const void* k;
+    const void* v;
+    void* k_cache;
+    void* v_cache;
+    const int64_t* slots;
+    int64_t num_tokens, num_heads, num_places;  // num_places: P * block_size
+    int64_t k_token_stride, k_head_stride, v_token_stride, v_head_stride;  // in bytes
+    int64_t k_bytes, v_bytes;                                              // of one head
+};

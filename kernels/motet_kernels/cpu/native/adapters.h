@@ -24,9 +24,11 @@ inline void shrink_tile(
         for (auto& total : row) total = splat(0.0f);
     int64_t start = 0;
     for (; start + M::kReach <= k; start += M::kReach)
-        for (int j = 0; j < kRankTile; j++)
+        for (int j = 0; j < kRankTile; j++) {
+            __builtin_prefetch(rows[j] + kRankTile * k + start);  // the next tile's
             for (int i = 0; i < tokens; i++)
                 totals[i][j] = M::dot(totals[i][j], x + i * k + start, rows[j] + start, M::kReach);
+        }
     if (start < k)
         for (int j = 0; j < kRankTile; j++)
             for (int i = 0; i < tokens; i++)
@@ -47,6 +49,16 @@ inline void shrink_tokens(
         shrink_tokens<M, tokens - 1>(
             num_tokens - i, x + i * k, a, k, ranks, rank, u + i * rank);
     }
+}
+
+// A block's part of B, before it is needed: its rows are short and far apart, so the hardware does
+// not foresee them, and the base product leaves time for them to come.
+template <class T>
+inline void fetch_expand(const SlotPointers& slot, const Block& block) {
+    const T* bt = reinterpret_cast<const T*>(slot.bt) + block.column;
+    for (int64_t r = 0; r < slot.rank; r++)
+        for (int column = 0; column < block.width; column += 64 / int(sizeof(T)))
+            __builtin_prefetch(bt + r * block.num_columns + column);
 }
 
 // Everything after W x for `tokens` rows of a tile that run on one slot (or on the base).

@@ -18,6 +18,7 @@ struct Shared {
     const typename M::Input* x;
     float* u;                // A x of every (member, segment) behind one another
     const int64_t* offsets;  // [members, segments], where in u each starts
+    int64_t num_items;       // tiles of ranks, over all of them
 };
 
 inline const SlotPointers& slot_of(const LinearCall& call, int64_t member, int64_t segment) {
@@ -27,6 +28,8 @@ inline const SlotPointers& slot_of(const LinearCall& call, int64_t member, int64
 template <class M>
 void shrink(const LinearCall& call, const Shared<M>& shared, int thread, int num_threads) {
     const int64_t k = call.group->in_features;
+    const int64_t from = shared.num_items * thread / num_threads;
+    const int64_t to = shared.num_items * (thread + 1) / num_threads;
     int64_t item = 0;
     for (int64_t member = 0; member < call.group->num_members; member++)
         for (int64_t s = 0; s < call.num_segments; s++) {
@@ -34,8 +37,8 @@ void shrink(const LinearCall& call, const Shared<M>& shared, int thread, int num
             const Segment& segment = call.segments[s];
             const auto* a = reinterpret_cast<const typename M::Stored*>(slot.a);
             float* u = shared.u + shared.offsets[member * call.num_segments + s];
-            for (int64_t j = 0; j < slot.rank; j += kRankTile) {
-                if (item++ % num_threads != thread) continue;
+            for (int64_t j = 0; j < slot.rank; j += kRankTile, item++) {
+                if (item < from || item >= to) continue;
                 const int ranks = slot.rank - j < kRankTile ? int(slot.rank - j) : kRankTile;
                 shrink_tokens<M, kTokenTile>(
                     segment.stop - segment.start, shared.x + segment.start * k, a + j * k, k,
@@ -85,6 +88,13 @@ void finish(const LinearCall& call, const Shared<M>& shared, const Block& block,
     finish_rows(done, stop, kBase, nullptr);
 }
 
+template <class T>
+void fetch_adapters(const LinearCall& call, const Block& block, int64_t first, int rows) {
+    for (int64_t s = 0; s < call.num_segments; s++)
+        if (call.segments[s].start < first + rows && call.segments[s].stop > first)
+            fetch_expand<T>(slot_of(call, block.member, s), block);
+}
+
 template <class M>
 void compute_blocks(const LinearCall& call, const Shared<M>& shared, int thread, int num_threads) {
     const Group& group = *call.group;
@@ -97,6 +107,7 @@ void compute_blocks(const LinearCall& call, const Shared<M>& shared, int thread,
         for (int64_t first = 0; first < call.num_tokens; first += kTileRows) {
             const int64_t left = call.num_tokens - first;
             const int rows = left < kTileRows ? int(left) : kTileRows;
+            fetch_adapters<typename M::Stored>(call, group.blocks[b], first, rows);
             if (group.weight)
                 block_product<M>(
                     group, group.weight + b * block_size, shared.x + first * group.in_features,
@@ -107,16 +118,23 @@ void compute_blocks(const LinearCall& call, const Shared<M>& shared, int thread,
         }
 }
 
-// Where each (member, segment) puts its A x; the number of floats they need.
-inline int64_t lay_out(const LinearCall& call, int64_t* offsets) {
-    int64_t size = 0;
+struct Layout {
+    int64_t num_products = 0;  // floats of A x
+    int64_t num_items = 0;
+};
+
+// Where each (member, segment) puts its A x.
+inline Layout lay_out(const LinearCall& call, int64_t* offsets) {
+    Layout layout;
     for (int64_t member = 0; member < call.group->num_members; member++)
         for (int64_t s = 0; s < call.num_segments; s++) {
-            offsets[member * call.num_segments + s] = size;
+            offsets[member * call.num_segments + s] = layout.num_products;
             const Segment& segment = call.segments[s];
-            size += (segment.stop - segment.start) * slot_of(call, member, s).rank;
+            const int64_t rank = slot_of(call, member, s).rank;
+            layout.num_products += (segment.stop - segment.start) * rank;
+            layout.num_items += (rank + kRankTile - 1) / kRankTile;
         }
-    return size;
+    return layout;
 }
 
 inline void widen(const Bf16* from, float* to, int64_t size) {
@@ -133,8 +151,8 @@ int adapted_linear(const LinearCall& call) {
     const int64_t num_inputs = call.num_tokens * call.group->in_features;
     auto* offsets = static_cast<int64_t*>(scratch(kScratchOffsets, (num_pairs + 1) * sizeof(int64_t)));
     if (!offsets) return 1;
-    const int64_t num_products = lay_out(call, offsets);
-    auto* u = static_cast<float*>(scratch(kScratchProducts, (num_products + 1) * sizeof(float)));
+    const Layout layout = lay_out(call, offsets);
+    auto* u = static_cast<float*>(scratch(kScratchProducts, (layout.num_products + 1) * sizeof(float)));
     auto* x = static_cast<const typename M::Input*>(call.x);
     if constexpr (is_widened) {
         auto* wide = static_cast<float*>(scratch(kScratchInputs, (num_inputs + 1) * sizeof(float)));
@@ -143,11 +161,11 @@ int adapted_linear(const LinearCall& call) {
         x = wide;
     }
     if (!u) return 1;
-    const Shared<M> shared = {x, u, offsets};
+    const Shared<M> shared = {x, u, offsets, layout.num_items};
 #pragma omp parallel num_threads(call.num_threads)
     {
         const int thread = omp_get_thread_num(), num_threads = omp_get_num_threads();
-        if (num_products) {
+        if (layout.num_items) {
             shrink<M>(call, shared, thread, num_threads);
 #pragma omp barrier
         }

@@ -21,6 +21,20 @@ inline void store(T* to, const Floats& a, int count) {
     memcpy(to, whole, count * sizeof(T));
 }
 
+inline float widened(Bf16 element) {
+    const uint32_t bits = static_cast<uint32_t>(element.bits) << 16;
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+// One element as an arithmetic's input.
+template <class Input, class T>
+inline Input input_of(T element) {
+    if constexpr (sizeof(Input) == sizeof(T)) return element;
+    else return widened(element);
+}
+
 // Two registers of a block of up to 32 columns.
 struct Pair {
     Floats first, second;

@@ -57,11 +57,38 @@ inline Floats fma(Floats a, Floats b, Floats c) {
     return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
 }
 
+inline Floats div(Floats a, Floats b) {
+    return {_mm256_div_ps(a.low, b.low), _mm256_div_ps(a.high, b.high)};
+}
+
+inline Floats maximum(Floats a, Floats b) {
+    return {_mm256_max_ps(a.low, b.low), _mm256_max_ps(a.high, b.high)};
+}
+
+inline Floats rounded(Floats a) {
+    constexpr int how = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+    return {_mm256_round_ps(a.low, how), _mm256_round_ps(a.high, how)};
+}
+
+inline __m256 power_of_two(__m256 n) {
+    const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23));
+}
+
+// a * 2^n for whole n of -126 to 127
+inline Floats scaled(Floats a, Floats n) { return mul(a, {power_of_two(n.low), power_of_two(n.high)}); }
+
 inline float sum(Floats a) {
     const __m256 eight = _mm256_add_ps(a.low, a.high);
     const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
     const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+
+inline Floats sums(const Floats (&a)[16]) {
+    float lane[16];
+    for (int i = 0; i < 16; i++) lane[i] = sum(a[i]);
+    return load(lane);
 }
 
 inline float largest(Floats a) {

@@ -44,7 +44,37 @@ inline Floats mul(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
 
 inline Floats fma(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
 
+inline Floats div(Floats a, Floats b) { return _mm512_div_ps(a, b); }
+
+inline Floats maximum(Floats a, Floats b) { return _mm512_max_ps(a, b); }
+
+inline Floats rounded(Floats a) {
+    return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
+// a * 2^n for whole n of -126 to 127
+inline Floats scaled(Floats a, Floats n) { return _mm512_scalef_ps(a, n); }
+
 inline float sum(Floats a) { return _mm512_reduce_add_ps(a); }
+
+// Lanes i and i + step of the first, then of the second, added up in pairs of neighbours.
+inline Floats fold_neighbours(Floats a, Floats b) {
+    return _mm512_add_ps(_mm512_shuffle_ps(a, b, 0b10'00'10'00), _mm512_shuffle_ps(a, b, 0b11'01'11'01));
+}
+
+inline Floats fold_quarters(Floats a, Floats b) {
+    return _mm512_add_ps(
+        _mm512_shuffle_f32x4(a, b, 0b10'00'10'00), _mm512_shuffle_f32x4(a, b, 0b11'01'11'01));
+}
+
+// Lane i: the sum of a[i]. Two folds bring four vectors' quarters side by side, two more add them.
+inline Floats sums(const Floats (&a)[16]) {
+    Floats four[4];
+    for (int i = 0; i < 4; i++)
+        four[i] = fold_neighbours(
+            fold_neighbours(a[4 * i], a[4 * i + 1]), fold_neighbours(a[4 * i + 2], a[4 * i + 3]));
+    return fold_quarters(fold_quarters(four[0], four[1]), fold_quarters(four[2], four[3]));
+}
 
 inline float largest(Floats a) { return _mm512_reduce_max_ps(a); }
 

@@ -1,6 +1,7 @@
 // Sixteen floats in plain C++, which the compiler vectorises as far as its target goes.
 #pragma once
 
+#include <cmath>
 #include <cstring>
 
 #include "nf4.h"
@@ -61,10 +62,36 @@ inline Floats fma(const Floats& a, const Floats& b, const Floats& c) {
     return each([&](int i) { return a.lane[i] * b.lane[i] + c.lane[i]; });
 }
 
+inline Floats div(const Floats& a, const Floats& b) {
+    return each([&](int i) { return a.lane[i] / b.lane[i]; });
+}
+
+inline Floats maximum(const Floats& a, const Floats& b) {
+    return each([&](int i) { return a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; });
+}
+
+inline Floats rounded(const Floats& a) {
+    return each([&](int i) { return nearbyintf(a.lane[i]); });
+}
+
+// a * 2^n for whole n of -126 to 127
+inline Floats scaled(const Floats& a, const Floats& n) {
+    return each([&](int i) {
+        const int32_t bits = (static_cast<int32_t>(n.lane[i]) + 127) << 23;
+        float power;
+        memcpy(&power, &bits, sizeof power);
+        return a.lane[i] * power;
+    });
+}
+
 inline float sum(const Floats& a) {
     float part[8];
     for (int i = 0; i < 8; i++) part[i] = a.lane[i] + a.lane[i + 8];
     return ((part[0] + part[4]) + (part[2] + part[6])) + ((part[1] + part[5]) + (part[3] + part[7]));
+}
+
+inline Floats sums(const Floats (&a)[16]) {
+    return each([&](int i) { return sum(a[i]); });
 }
 
 inline float largest(const Floats& a) {
