@@ -20,7 +20,8 @@ from motet.engine.base import open_base
 from motet.engine.tokenizer import Tokenizer
 from peft import LoraConfig
 
-from tests.support.peft_adapters import PeftAdapter, greedy, make_adapter, plain_model
+from tests.support.dense_model import dense_model
+from tests.support.peft_adapters import PeftAdapter, greedy, make_adapter
 from tests.support.server_process import ServerProcess, server_process
 from tests.support.tiny_models import make_checkpoint
 
@@ -76,7 +77,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     tmp_path = tmp_path_factory.mktemp("house")
     data_dir = tmp_path / "data"
     checkpoint = make_checkpoint(tmp_path / "checkpoint", "llama")
-    plain = plain_model(open_base(str(checkpoint), cache_dir=data_dir))
+    plain = dense_model(open_base(str(checkpoint), cache_dir=data_dir))
     keys = {tenant: create_tenant(data_dir, tenant) for tenant in ("base-only", *KINDS)}
     oracles = {}
     with server_process(*flags(checkpoint, data_dir)) as server:
@@ -134,7 +135,7 @@ def test_32_requests_at_once_over_four_models_say_what_peft_says(house: House) -
     url = house.server.url
     before = metric(url, "motet_mixed_steps_total")
     base = open_base(str(house.checkpoint), cache_dir=house.data_dir)
-    tokenizer, plain = Tokenizer.load(base.directory), plain_model(base)
+    tokenizer, plain = Tokenizer.load(base.directory), dense_model(base)
     expected: dict[tuple[str, str], str] = {}
     for tenant, prompt, answer in asyncio.run(crowd(house)):
         if (tenant, prompt) not in expected:

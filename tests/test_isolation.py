@@ -16,7 +16,8 @@ from motet.engine.scheduler import Row
 from motet_adapters import Adapter, Image
 from peft import LoraConfig
 
-from tests.support.peft_adapters import make_adapter, plain_model
+from tests.support.dense_model import dense_model
+from tests.support.peft_adapters import make_adapter
 from tests.support.serving import (
     LogitTap,
     Outcome,
@@ -43,7 +44,7 @@ class House:
 
 
 def furnish(tmp_path: Path, runtime: Runtime, num_adapters: int) -> House:
-    plain = plain_model(runtime.base)
+    plain = dense_model(runtime.base)
     adapters, directories = [], []
     for index in range(num_adapters):
         config = LoraConfig(

@@ -1,8 +1,13 @@
-"""A quantised base as a plain transformers model, for comparison."""
+"""A quantised base as transformers runs it, for comparison: plain linears, eager attention.
+
+bitsandbytes' own modules are not used: on some CPUs they repack their weight at the first forward
+and later dequantise to something else. A plain linear that holds the dequantised weight cannot.
+"""
 
 import torch
+from motet.demo.training import plain_model
 from motet.engine.base import QuantizedBase
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 _IDS = torch.arange(3, 27)[None]
@@ -10,15 +15,7 @@ _IDS = torch.arange(3, 27)[None]
 
 def dense_model(base: QuantizedBase, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """The base with dequantised nn.Linears in the places the engine fills with its own."""
-    model = base.build_model(dtype, "eager")
-    for path, weight in base.linears.items():
-        bias = base.biases.get(path)
-        linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-        linear.weight = nn.Parameter(weight.dequantize(dtype), requires_grad=False)
-        if bias is not None:
-            linear.bias = nn.Parameter(bias.to(dtype), requires_grad=False)
-        model.set_submodule(path, linear)
-    return model
+    return plain_model(base, dtype, attn_implementation="eager")
 
 
 def logits(model: PreTrainedModel) -> Tensor:

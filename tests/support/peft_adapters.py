@@ -12,23 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from motet.engine.base import QuantizedBase
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-
-
-def plain_model(base: QuantizedBase, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """The base as transformers runs it, its linears holding the dequantised NF4 weights."""
-    model = base.build_model(dtype, attn_implementation="eager")
-    for path, (out_features, in_features) in base.shapes.items():
-        bias = base.biases.get(path)
-        linear = nn.Linear(in_features, out_features, bias=bias is not None)
-        linear.weight = nn.Parameter(base.weight(path).to(dtype), requires_grad=False)
-        if bias is not None:
-            linear.bias = nn.Parameter(bias.to(dtype), requires_grad=False)
-        model.set_submodule(path, linear)
-    return model.eval()
 
 
 @dataclass(frozen=True)

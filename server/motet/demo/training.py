@@ -36,9 +36,11 @@ def training_model(
     return model, load_tokenizer(opened.directory)
 
 
-def plain_model(base: QuantizedBase, dtype: torch.dtype) -> PreTrainedModel:
+def plain_model(
+    base: QuantizedBase, dtype: torch.dtype, attn_implementation: str = "sdpa"
+) -> PreTrainedModel:
     """The base as a transformers model in eval mode, its linears dequantised."""
-    model = base.build_model(dtype, attn_implementation="sdpa")
+    model = base.build_model(dtype, attn_implementation)
     for path, (out_features, in_features) in base.shapes.items():
         bias = base.biases.get(path)
         linear = nn.Linear(in_features, out_features, bias=bias is not None, device="meta")

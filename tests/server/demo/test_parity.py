@@ -8,7 +8,8 @@ from motet.demo.catalog import DEMO_TENANTS
 from peft import PeftModel
 
 from tests.support.demo_model import CACHE_DIR, demo_base
-from tests.support.peft_adapters import logits, plain_model
+from tests.support.dense_model import dense_model
+from tests.support.peft_adapters import logits
 from tests.support.serving import LogitTap, request, run, served, upload
 
 pytestmark = pytest.mark.slow
@@ -19,7 +20,7 @@ def test_all_demo_adapters_and_the_base_in_one_batch(tmp_path):
     """float32: 64 greedy tokens are PEFT's own choices, every logit within 1e-3 of the largest."""
     demo_base()
     (tmp_path / "bases").symlink_to(CACHE_DIR / "bases")
-    plain = plain_model(demo_base())
+    plain = dense_model(demo_base())
     oracles, requests = {None: plain}, {}
     with served(None, tmp_path, threads=2, max_model_len=256) as runtime:
         for one in DEMO_TENANTS:

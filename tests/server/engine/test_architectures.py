@@ -10,7 +10,8 @@ from motet.engine.attention import PagedStep
 from motet.engine.base import open_base
 from motet.errors import UnsupportedModel
 
-from tests.support.peft_adapters import greedy, logits, plain_model
+from tests.support.dense_model import dense_model
+from tests.support.peft_adapters import greedy, logits
 from tests.support.serving import LogitTap, request, run, served
 from tests.support.tiny_models import REFUSED, SERVED, make_checkpoint
 
@@ -33,7 +34,7 @@ def test_served_like_plain_transformers(name: str, tmp_path: Path) -> None:
             for length in PROMPT_LENS
         ]
         outcomes = run(runtime, requests)
-        plain = plain_model(runtime.base)
+        plain = dense_model(runtime.base)
         for item, outcome in zip(requests, outcomes, strict=True):
             assert outcome.token_ids == greedy(plain, item.prompt, NUM_TOKENS)
             expected = logits(plain, [*item.prompt, *outcome.token_ids[:-1]])

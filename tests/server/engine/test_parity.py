@@ -15,7 +15,8 @@ from motet_adapters import Adapter
 from peft import LoraConfig
 from transformers import PreTrainedModel
 
-from tests.support.peft_adapters import PeftAdapter, greedy, logits, make_adapter, plain_model
+from tests.support.dense_model import dense_model
+from tests.support.peft_adapters import PeftAdapter, greedy, logits, make_adapter
 from tests.support.serving import LogitTap, Outcome, again, request, run, served, upload
 from tests.support.tiny_models import make_checkpoint
 
@@ -79,7 +80,7 @@ class Stage:
 
 
 def make_stage(tmp_path: Path, runtime: Runtime) -> Stage:
-    plain = plain_model(runtime.base)
+    plain = dense_model(runtime.base)
     oracles, adapters = {}, {}
     for seed, (name, case) in enumerate(CASES.items()):
         config = LoraConfig(**case, task_type="CAUSAL_LM", lora_dropout=0.0)
