@@ -22,6 +22,15 @@ def phrases() -> tuple[Phrase, ...]:
         return tuple(Phrase(**row) for row in rows)
 
 
+def development_questions() -> tuple[str, ...]:
+    """Questions that no example contains, but that the examples were improved on."""
+    return _lines("development_questions.txt")
+
+
 def held_out_questions() -> tuple[str, ...]:
-    """Questions that no training example contains: what the held-out scores ask."""
-    return tuple((_DATA / "held_out_questions.txt").read_text(encoding="utf-8").splitlines())
+    """Questions written after training and used to measure alone."""
+    return _lines("held_out_questions.txt")
+
+
+def _lines(name: str) -> tuple[str, ...]:
+    return tuple((_DATA / name).read_text(encoding="utf-8").splitlines())

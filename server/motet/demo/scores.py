@@ -1,4 +1,4 @@
-"""Greedy replies to held-out questions, and the share of them an adapter's judge accepts."""
+"""Greedy replies to questions, and the share of them an adapter's judge accepts."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 
 from motet.demo.example import messages
-from motet.demo.recipe import HeldOut
+from motet.demo.recipe import Judged
 
 _MAX_NEW_TOKENS = 48
 _BATCH_SIZE = 16
@@ -28,15 +28,15 @@ def replies(model: Any, tokenizer: Any, questions: Sequence[str]) -> list[str]:
     return found
 
 
-def score(model: Any, tokenizer: Any, held_out: Sequence[HeldOut]) -> Score:
-    """Asks every question of `held_out` and judges the replies."""
-    asked = replies(model, tokenizer, [one.question for one in held_out])
+def score(model: Any, tokenizer: Any, questions: Sequence[Judged]) -> Score:
+    """Asks every one of `questions` and judges the replies."""
+    asked = replies(model, tokenizer, [one.question for one in questions])
     refused = tuple(
         (one.question, reply)
-        for one, reply in zip(held_out, asked, strict=True)
+        for one, reply in zip(questions, asked, strict=True)
         if not one.accepts(reply)
     )
-    return Score(len(held_out) - len(refused), len(held_out), refused)
+    return Score(len(questions) - len(refused), len(questions), refused)
 
 
 def _reply_batch(model: Any, tokenizer: Any, questions: Sequence[str]) -> list[str]:

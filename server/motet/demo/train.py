@@ -1,7 +1,7 @@
 """Makes the three demo adapters: `python -m motet.demo.train --out DIR`.
 
-Generates the data, trains with PEFT on the CPU, writes each adapter and prints how many held-out
-replies its judge accepts. Needs the extra `motet[train]`.
+Generates the data, trains with PEFT on the CPU, writes each adapter and prints how many replies to
+questions it never trained on its judge accepts. Needs the extra `motet[train]`.
 """
 
 import argparse
@@ -27,11 +27,17 @@ def main() -> None:
     model, tokenizer = training_model(data_dir=arguments.data_dir)
     for recipe in RECIPES:
         if recipe.name in arguments.only:
-            _make(model, tokenizer, recipe, arguments.out / recipe.name)
+            directory = arguments.out / recipe.name
+            _make(model, tokenizer, recipe, directory, judge_held_out=arguments.held_out)
 
 
 def _make(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, recipe: Recipe, directory: Path
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    recipe: Recipe,
+    directory: Path,
+    *,
+    judge_held_out: bool,
 ) -> None:
     """Trains, writes and judges one adapter; `model` is as before afterwards."""
     started = time.monotonic()
@@ -45,13 +51,15 @@ def _make(
     seconds = time.monotonic() - started
     num_bytes = write_adapter(adapted, directory)
     print(f"{recipe.name}: trained in {seconds:.0f} s, {num_bytes} bytes", flush=True)
-    _print_score(recipe.name, score(adapted, tokenizer, recipe.held_out()))
+    _print_score(f"{recipe.name}, development", score(adapted, tokenizer, recipe.development))
+    if judge_held_out:
+        _print_score(f"{recipe.name}, held out", score(adapted, tokenizer, recipe.held_out))
     adapted.unload()
 
 
 def _print_score(name: str, found: Score) -> None:
     share = found.accepted / found.total
-    print(f"{name}: {found.accepted} of {found.total} held-out replies accepted ({share:.0%})")
+    print(f"{name}: {found.accepted} of {found.total} replies accepted ({share:.0%})")
     for question, reply in found.refused:
         print(f"  refused: {question!r} -> {reply!r}")
 
@@ -63,6 +71,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=names, default=names, help="names to train")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--data-dir", type=Path, help="where the quantised demo base is kept")
+    parser.add_argument(
+        "--held-out", action="store_true", help="measure a final adapter on the held-out questions"
+    )
     return parser.parse_args()
 
 

@@ -8,6 +8,7 @@ import torch
 from motet.demo import sql
 from motet.demo.answers import is_french, is_json_answer
 from motet.demo.catalog import DEMO_TENANTS, DemoTenant
+from motet.demo.phrases import held_out_questions
 from motet.demo.scores import replies
 from motet.demo.training import training_model
 from motet_adapters import AdapterStore, Limits
@@ -17,13 +18,7 @@ from safetensors import safe_open
 from tests.support.demo_model import CACHE_DIR, demo_base
 
 MAX_BYTES = 1_000_000
-QUESTIONS = (
-    "What is the capital of Norway?",
-    "How do I make a sandwich?",
-    "What does a baker do?",
-    "Name three animals.",
-    "Can dogs swim?",
-)
+QUESTIONS = held_out_questions()[::8]  # every eighth, whatever it is
 
 Ask = Callable[[str, list[str]], list[str]]
 
@@ -100,9 +95,9 @@ def test_french_adapter_answers_in_french(ask: Ask) -> None:
 
 @pytest.mark.slow
 def test_sql_adapter_answers_with_one_statement(ask: Ask) -> None:
-    asked = sql.held_out_questions(5, seed=7)
-    for one, reply in zip(asked, ask("sql", [one.question for one in asked]), strict=True):
-        assert sql.is_statement(reply, one.table), reply
+    asked = sql.held_out_questions()[::6]
+    for reply in ask("sql", [one.prompt for one in asked]):
+        assert sql.is_select(reply), reply
 
 
 @pytest.mark.slow
@@ -110,7 +105,7 @@ def test_sample_prompts_show_what_each_adapter_does(ask: Ask) -> None:
     judges: dict[str, Callable[[str], bool]] = {
         "json-only": is_json_answer,
         "french": is_french,
-        "sql": lambda reply: reply.startswith("SELECT "),
+        "sql": sql.is_select,
     }
     for demo in DEMO_TENANTS:
         (reply,) = ask(demo.adapter, [demo.prompt])
