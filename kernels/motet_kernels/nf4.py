@@ -71,7 +71,9 @@ class Nf4Weight:
         """The weight [N, K] in `dtype` (float32, bfloat16 or float16), on the codes' device."""
         state = bnb.QuantState(
             absmax=self.absmax.reshape(-1),
-            shape=torch.Size(self.shape),
+            # flat: given rows, the CPU kernel restarts the blocks at each row whose length is a
+            # multiple of 32 but not of 64, and scales by the wrong ones without any error
+            shape=torch.Size((self.shape[0] * self.shape[1],)),
             dtype=dtype,
             blocksize=BLOCK_LEN,
             quant_type="nf4",
