@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 
 import pytest
-import torch
-
-# Triton reads it when a kernel is decorated, so before any test imports motet_kernels.gpu.
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"
-
 from motet_kernels import Ops, ReferenceOps
 from motet_kernels.cpu.cpu_ops import CpuOps
 from motet_kernels.cpu.native_library import LEVELS, runnable_levels

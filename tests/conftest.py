@@ -1,0 +1,10 @@
+"""What has to be settled before any test module is imported."""
+
+import os
+
+import torch
+
+# Triton reads it when its own library and our kernels are decorated, so before anything that a
+# test imports brings Triton in. Without a GPU its kernels run through the interpreter.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
