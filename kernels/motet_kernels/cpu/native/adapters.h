@@ -51,16 +51,6 @@ inline void shrink_tokens(
     }
 }
 
-// A block's part of B, before it is needed: its rows are short and far apart, so the hardware does
-// not foresee them, and the base product leaves time for them to come.
-template <class T>
-inline void fetch_expand(const SlotPointers& slot, const Block& block) {
-    const T* bt = reinterpret_cast<const T*>(slot.bt) + block.column;
-    for (int64_t r = 0; r < slot.rank; r++)
-        for (int column = 0; column < block.width; column += 64 / int(sizeof(T)))
-            __builtin_prefetch(bt + r * block.num_columns + column);
-}
-
 // Everything after W x for `tokens` rows of a tile that run on one slot (or on the base).
 template <class T, int tokens>
 inline void finish_tile(

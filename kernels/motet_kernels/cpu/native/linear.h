@@ -10,6 +10,8 @@
 
 namespace {
 
+constexpr int64_t kReadAhead = 512 << 10;  // bytes of adapters at once: half a second cache
+
 constexpr SlotPointers kBase = {0, 0, 0, 0, 0};
 
 // What the threads of a call share.
@@ -18,6 +20,8 @@ struct Shared {
     const typename M::Input* x;
     float* u;                // A x of every (member, segment) behind one another
     const int64_t* offsets;  // [members, segments], where in u each starts
+    const char* const* rows;     // of B, gain and bias of every member's adapters, for read_ahead
+    const int64_t* first_row;    // [members + 1], where in `rows` each member's begin
     int64_t num_items;       // tiles of ranks, over all of them
 };
 
@@ -88,11 +92,23 @@ void finish(const LinearCall& call, const Shared<M>& shared, const Block& block,
     finish_rows(done, stop, kBase, nullptr);
 }
 
-template <class T>
-void fetch_adapters(const LinearCall& call, const Block& block, int64_t first, int rows) {
-    for (int64_t s = 0; s < call.num_segments; s++)
-        if (call.segments[s].start < first + rows && call.segments[s].stop > first)
-            fetch_expand<T>(slot_of(call, block.member, s), block);
+// Bring what the next blocks of a member need of the adapters into the cache, row by row. Block by
+// block their rows are too short and far apart for the hardware to foresee them, and it foresees
+// nothing from prefetch instructions: hence plain reads. Returns the block they suffice to.
+template <class M>
+int64_t read_ahead(const LinearCall& call, const Shared<M>& shared, int64_t b, int64_t to) {
+    const Block& block = call.group->blocks[b];
+    const int64_t from_row = shared.first_row[block.member];
+    const int64_t num_rows = shared.first_row[block.member + 1] - from_row;
+    constexpr int64_t size = sizeof(typename M::Stored);
+    const int64_t most = kReadAhead / (num_rows * kBlockWidth * size + 1) + 1;
+    int64_t stop = b + 1;
+    while (stop < to && stop < b + most && call.group->blocks[stop].member == block.member) stop++;
+    const Block& last = call.group->blocks[stop - 1];
+    for (int64_t row = from_row; row < from_row + num_rows; row++)
+        for (int64_t i = block.column * size; i < (last.column + last.width) * size; i += 64)
+            static_cast<void>(*static_cast<const volatile char*>(shared.rows[row] + i));
+    return stop;
 }
 
 template <class M>
@@ -103,11 +119,12 @@ void compute_blocks(const LinearCall& call, const Shared<M>& shared, int thread,
     alignas(64) float tile[kTileRows][kBlockWidth];
     const int64_t from = group.num_blocks * thread / num_threads;
     const int64_t to = group.num_blocks * (thread + 1) / num_threads;
-    for (int64_t b = from; b < to; b++)
+    int64_t ready = from;
+    for (int64_t b = from; b < to; b++) {
+        if (b == ready) ready = read_ahead<M>(call, shared, b, to);
         for (int64_t first = 0; first < call.num_tokens; first += kTileRows) {
             const int64_t left = call.num_tokens - first;
             const int rows = left < kTileRows ? int(left) : kTileRows;
-            fetch_adapters<typename M::Stored>(call, group.blocks[b], first, rows);
             if (group.weight)
                 block_product<M>(
                     group, group.weight + b * block_size, shared.x + first * group.in_features,
@@ -116,11 +133,13 @@ void compute_blocks(const LinearCall& call, const Shared<M>& shared, int thread,
                 load_tile<typename M::Stored>(call, group.blocks[b], first, rows, tile);
             finish<M>(call, shared, group.blocks[b], first, rows, tile);
         }
+    }
 }
 
 struct Layout {
     int64_t num_products = 0;  // floats of A x
     int64_t num_items = 0;
+    int64_t num_rows = 0;  // to read ahead, at most
 };
 
 // Where each (member, segment) puts its A x.
@@ -133,8 +152,29 @@ inline Layout lay_out(const LinearCall& call, int64_t* offsets) {
             const int64_t rank = slot_of(call, member, s).rank;
             layout.num_products += (segment.stop - segment.start) * rank;
             layout.num_items += (rank + kRankTile - 1) / kRankTile;
+            layout.num_rows += rank + 2;
         }
     return layout;
+}
+
+// The rows of every member's B, gains and biases, and where each member's begin.
+template <class T>
+void list_rows(const LinearCall& call, const char** rows, int64_t* first_row) {
+    int64_t num_rows = 0;
+    for (int64_t b = 0; b < call.group->num_blocks; b++) {
+        const Block& block = call.group->blocks[b];
+        if (block.column) continue;  // a member's first block stands for the member
+        first_row[block.member] = num_rows;
+        for (int64_t s = 0; s < call.num_segments; s++) {
+            const SlotPointers& slot = slot_of(call, block.member, s);
+            const char* bt = reinterpret_cast<const char*>(slot.bt);
+            for (int64_t r = 0; r < slot.rank; r++)
+                rows[num_rows++] = bt + r * block.num_columns * int64_t(sizeof(T));
+            if (slot.gain) rows[num_rows++] = reinterpret_cast<const char*>(slot.gain);
+            if (slot.bias) rows[num_rows++] = reinterpret_cast<const char*>(slot.bias);
+        }
+    }
+    first_row[call.group->num_members] = num_rows;
 }
 
 inline void widen(const Bf16* from, float* to, int64_t size) {
@@ -143,25 +183,38 @@ inline void widen(const Bf16* from, float* to, int64_t size) {
     if (i < size) store(to + i, load(from + i, int(size - i)), int(size - i));
 }
 
+template <class T>
+T* scratch_array(ScratchUse use, int64_t size) {
+    return static_cast<T*>(scratch(use, (size + 1) * sizeof(T)));
+}
+
+// The call's inputs as the arithmetic wants them; null if there is no memory.
+template <class M>
+const typename M::Input* inputs_of(const LinearCall& call) {
+    if constexpr (sizeof(typename M::Input) == sizeof(typename M::Stored)) {
+        return static_cast<const typename M::Input*>(call.x);
+    } else {
+        const int64_t size = call.num_tokens * call.group->in_features;
+        float* wide = scratch_array<float>(kScratchInputs, size);
+        if (wide) widen(static_cast<const Bf16*>(call.x), wide, size);
+        return wide;
+    }
+}
+
 // 0, or 1 if there is no memory.
 template <class M>
 int adapted_linear(const LinearCall& call) {
-    constexpr bool is_widened = sizeof(typename M::Input) != sizeof(typename M::Stored);
-    const int64_t num_pairs = call.group->num_members * call.num_segments;
-    const int64_t num_inputs = call.num_tokens * call.group->in_features;
-    auto* offsets = static_cast<int64_t*>(scratch(kScratchOffsets, (num_pairs + 1) * sizeof(int64_t)));
-    if (!offsets) return 1;
+    const int64_t num_members = call.group->num_members;
+    auto* x = inputs_of<M>(call);
+    auto* offsets = scratch_array<int64_t>(kScratchOffsets, num_members * call.num_segments);
+    if (!x || !offsets) return 1;
     const Layout layout = lay_out(call, offsets);
-    auto* u = static_cast<float*>(scratch(kScratchProducts, (layout.num_products + 1) * sizeof(float)));
-    auto* x = static_cast<const typename M::Input*>(call.x);
-    if constexpr (is_widened) {
-        auto* wide = static_cast<float*>(scratch(kScratchInputs, (num_inputs + 1) * sizeof(float)));
-        if (!wide) return 1;
-        widen(static_cast<const Bf16*>(call.x), wide, num_inputs);
-        x = wide;
-    }
-    if (!u) return 1;
-    const Shared<M> shared = {x, u, offsets, layout.num_items};
+    auto* u = scratch_array<float>(kScratchProducts, layout.num_products);
+    auto* rows = scratch_array<const char*>(kScratchRows, layout.num_rows);
+    auto* first_row = scratch_array<int64_t>(kScratchFirstRows, num_members);
+    if (!u || !rows || !first_row) return 1;
+    list_rows<typename M::Stored>(call, rows, first_row);
+    const Shared<M> shared = {x, u, offsets, rows, first_row, layout.num_items};
 #pragma omp parallel num_threads(call.num_threads)
     {
         const int thread = omp_get_thread_num(), num_threads = omp_get_num_threads();

@@ -3,7 +3,7 @@
 
 #include <cstddef>
 
-enum ScratchUse { kScratchInputs, kScratchProducts, kScratchOffsets, kScratchScores, kScratchUses };
+enum ScratchUse { kScratchInputs, kScratchProducts, kScratchOffsets, kScratchRows, kScratchFirstRows, kScratchScores, kScratchUses };
 
 // At least `size` bytes, 64-byte aligned; null if there is no memory.
 void* scratch(ScratchUse use, size_t size);
