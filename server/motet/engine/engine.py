@@ -209,7 +209,8 @@ class Engine:
         """A step whose failure ends the sequences that ran in it and nothing else."""
         try:
             worked = self.step()
-            self._failures = 0
+            if worked:  # a step with nothing to do says nothing about the device
+                self._failures = 0
             return worked
         except Exception:
             # The edge of the engine: whatever a model, a kernel or a driver raises ends here.
