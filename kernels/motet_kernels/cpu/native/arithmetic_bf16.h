@@ -26,6 +26,14 @@ struct Bf16Arithmetic {
         return reinterpret_cast<__m512bh>(_mm512_permutexvar_epi16(index, table()));
     }
 
+    static Weight read(const uint8_t* from) {
+        return reinterpret_cast<__m512bh>(_mm512_load_si512(from));
+    }
+
+    static void write(uint8_t* to, Weight w) {
+        _mm512_store_si512(to, reinterpret_cast<__m512i>(w));
+    }
+
     static Spread spread(const Input* x) {
         int32_t pair;
         memcpy(&pair, x, sizeof pair);

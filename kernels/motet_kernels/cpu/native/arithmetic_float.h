@@ -20,6 +20,10 @@ struct FloatArithmetic {
         return nf4_values<nibble_shift(step, half)>(line);
     }
 
+    static Weight read(const uint8_t* from) { return load(reinterpret_cast<const float*>(from)); }
+
+    static void write(uint8_t* to, const Weight& w) { store(reinterpret_cast<float*>(to), w); }
+
     static Spread spread(const Input* x) { return splat(*x); }
 
     static Floats multiply(Floats total, const Spread& x, const Weight& w) {

@@ -28,21 +28,22 @@ struct Packed {
     }
 };
 
-// The weights of one group decoded once, for all rows of a tile.
+// The weights of one group decoded once, for all rows of a tile. Kept as plain memory: copied as
+// structs of two registers they would go through the stack, sixteen bytes at a time.
 template <class M>
 struct Panel {
-    alignas(64) typename M::Weight weights[kMostScaleLen / 4][kSteps<M>][2];
+    alignas(64) uint8_t weights[kMostScaleLen / 4][kSteps<M>][2][kLineBytes];
 
     template <int step, int half>
-    const typename M::Weight& get(int64_t line) const {
-        return weights[line][step][half];
+    typename M::Weight get(int64_t line) const {
+        return M::read(weights[line][step][half]);
     }
 
     template <int step = 0>
     void decode(const uint8_t* line, int64_t index) {
         if constexpr (step < kSteps<M>) {
-            weights[index][step][0] = M::template weight<step, 0>(line);
-            weights[index][step][1] = M::template weight<step, 1>(line);
+            M::write(weights[index][step][0], M::template weight<step, 0>(line));
+            M::write(weights[index][step][1], M::template weight<step, 1>(line));
             decode<step + 1>(line, index);
         }
     }
