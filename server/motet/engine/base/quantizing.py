@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import bitsandbytes
 import torch
-from bitsandbytes.functional import QuantState, dequantize_4bit, dequantize_blockwise
+from bitsandbytes.functional import QuantState, dequantize_blockwise
 from motet_kernels.nf4 import Nf4Weight
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -82,7 +82,7 @@ def _dequantize_head(model: PreTrainedModel) -> None:
     if not isinstance(head, bitsandbytes.nn.Linear4bit):
         return
     dense = nn.Linear(head.in_features, head.out_features, head.bias is not None, device="meta")
-    weight = dequantize_4bit(head.weight.data, head.weight.quant_state)
-    dense.weight = nn.Parameter(weight.to(torch.bfloat16), requires_grad=False)
+    weight = _taken_over("the output head", head.weight).dequantize(torch.bfloat16)
+    dense.weight = nn.Parameter(weight, requires_grad=False)
     dense.bias = head.bias
     model.set_output_embeddings(dense)
