@@ -10,6 +10,9 @@ from torch import Tensor
 from motet.engine.survey import LayerShape
 from motet.errors import InvalidSetting
 
+LEAST_LEN = 16
+"""Positions of each of the probe's two sequences that any cache must have room for."""
+
 
 def block_bytes(layers: Mapping[int, LayerShape], block_size: int, dtype: torch.dtype) -> int:
     """Bytes of one block over all layers, keys and values."""
@@ -44,14 +47,15 @@ def allocate(
     }
 
 
-def num_blocks_within(num_bytes: int, per_block: int, block_size: int, least_len: int) -> int:
-    """Blocks that fit `num_bytes`. Raises InvalidSetting if `least_len` positions do not."""
-    num_blocks = num_bytes // per_block - 1  # block 0 is the padding's
-    least = -(-least_len // block_size)
+def num_blocks_within(num_bytes: int, per_block: int, block_size: int) -> int:
+    """Blocks that fit `num_bytes` beside the padding's. Raises InvalidSetting if they are too few
+    for the two short sequences of the start-up probe."""
+    num_blocks = num_bytes // per_block - 1
+    least = 2 * -(-LEAST_LEN // block_size)
     if num_blocks < least:
         raise InvalidSetting(
-            f"a KV cache of {num_bytes} bytes holds {max(num_blocks, 0) * block_size} positions "
-            f"of this model, too few for one request of {least_len}; "
-            f"set kv_cache_bytes to at least {(least + 1) * per_block}"
+            f"a KV cache of {num_bytes} bytes is too small for this model; set kv_cache_bytes to "
+            f"at least {(least + 1) * per_block}, and to more for requests of any length",
+            param="kv_cache_bytes",
         )
     return num_blocks

@@ -65,9 +65,7 @@ class PagedModel:
         self.vocab_size: int = config.vocab_size
         self.max_model_len = _max_model_len(config, budget.max_model_len)
         per_block = kv_cache.block_bytes(found.layers, budget.block_size, dtype)
-        self.num_blocks = kv_cache.num_blocks_within(
-            budget.num_bytes, per_block, budget.block_size, least_len=1
-        )
+        self.num_blocks = kv_cache.num_blocks_within(budget.num_bytes, per_block, budget.block_size)
         self.kv_bytes = (self.num_blocks + 1) * per_block
         self._caches = kv_cache.allocate(
             found.layers, self.num_blocks, budget.block_size, dtype, device

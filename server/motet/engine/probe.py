@@ -25,7 +25,8 @@ TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 5e-2}
 """Largest difference allowed, relative to the largest logit."""
 
 CHUNKS = (9, 4, 1, 1)
-"""The paged run's rows: two prompt chunks, then single tokens."""
+"""The paged run's rows: two prompt chunks, then single tokens; together at most
+`kv_cache.LEAST_LEN`, for which every cache has room."""
 
 
 class ProbedModel(Protocol):

@@ -36,7 +36,7 @@ def test_the_configuration_is_valid_and_hears_motet(form: Literal["text", "json"
     try:
         logging.config.dictConfig(log_config(form))
         assert own.isEnabledFor(logging.INFO)
-        assert not logging.getLogger("some.library").isEnabledFor(logging.INFO)
+        assert not logging.getLogger("another_package").isEnabledFor(logging.INFO)
         stream = io.StringIO()
         root.handlers[0].setStream(stream)  # type: ignore[attr-defined]
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from motet.engine.batch import Batch
 from motet.engine.request import Event, Finished, Token
 from motet.engine.runtime import Runtime
-from motet.errors import EngineBusy, EngineStopped, RequestRefused
+from motet.errors import EngineBusy, EngineStopped, InvalidSetting, RequestRefused
 from torch import Tensor
 
 from tests.support.serving import Outcome, again, request, run, served, submit
@@ -209,3 +210,18 @@ def test_stopping_ends_what_still_runs(runtime: Runtime) -> None:
     (outcome,) = submit(runtime, [request([5], max_tokens=400, ignore_eos=True)])
     runtime.engine.stop()
     assert outcome.wait().finished.reason in ("error", "length")
+
+
+def test_a_cache_that_is_too_small_is_refused_with_the_least_that_works(
+    checkpoint: Path,
+) -> None:
+    data_dir = checkpoint.parent / "data"
+    with (
+        pytest.raises(InvalidSetting, match=r"at least (\d+)") as refusal,
+        served(checkpoint, data_dir, kv_cache_bytes=1000),
+    ):
+        pass
+    least = int(re.search(r"at least (\d+)", refusal.value.message)[1])  # type: ignore[index]
+    with served(checkpoint, data_dir, kv_cache_bytes=least) as runtime:
+        (outcome,) = run(runtime, [request([5], max_tokens=4, ignore_eos=True)])
+        assert outcome.finished.reason == "length"
