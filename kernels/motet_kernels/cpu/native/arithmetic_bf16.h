@@ -6,12 +6,10 @@
 namespace {
 
 struct Bf16Arithmetic {
-    struct Session {};                 // what a thread holds while it computes
     using Stored = Bf16;
     using Input = Bf16;
     using Weight = __m512bh;
     using Spread = __m512bh;           // a pair of inputs in every lane
-    using Session = NoSession;
     static constexpr int kDepth = 2;   // k that one Weight covers, for each of 16 columns
     static constexpr int kReach = 32;  // elements that one step of a plain dot product covers
 

@@ -8,12 +8,10 @@ namespace {
 // T: what adapters are stored in. Inputs come as floats, widened once a call where they are bf16.
 template <class T>
 struct FloatArithmetic {
-    struct Session {};                 // what a thread holds while it computes
     using Stored = T;
     using Input = float;
     using Weight = Floats;
     using Spread = Floats;                 // an input in every lane
-    using Session = NoSession;
     static constexpr int kDepth = 1;       // k that one Weight covers, for each of 16 columns
     static constexpr int kReach = 16;      // elements that one step of a plain dot product covers
 

@@ -35,9 +35,6 @@ inline Input input_of(T element) {
     else return widened(element);
 }
 
-// An arithmetic's Session is what each thread holds while it computes block products: nothing here.
-struct NoSession {};
-
 // Two registers of a block of up to 32 columns.
 struct Pair {
     Floats first, second;
