@@ -6,6 +6,7 @@
 namespace {
 
 struct Bf16Arithmetic {
+    struct Session {};  // what a thread holds while it computes
     using Stored = Bf16;
     using Input = Bf16;
     using Weight = __m512bh;

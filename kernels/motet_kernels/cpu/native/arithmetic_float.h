@@ -8,6 +8,7 @@ namespace {
 // T: what adapters are stored in. Inputs come as floats, widened once a call where they are bf16.
 template <class T>
 struct FloatArithmetic {
+    struct Session {};  // what a thread holds while it computes
     using Stored = T;
     using Input = float;
     using Weight = Floats;
