@@ -1,8 +1,9 @@
-"""Compile the C++ of native/ into one shared library, once for each compiler and source."""
+"""The C++ of native/ as one shared library: prebuilt, or compiled once for each compiler and source."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
 import subprocess
@@ -11,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 SOURCES = Path(__file__).parent / "native"
+# Libraries that came with the package, for machines without a compiler: `build --prebuilt`.
+PREBUILT = Path(__file__).parent / "prebuilt"
 
 # Never -march=native: each level is compiled for its own instructions and chosen at run time, so a
 # library made on one machine runs on any other. Products and sums are fused only where the source
@@ -29,12 +32,61 @@ _X86_LEVELS: Mapping[str, tuple[str, ...]] = {
 _TIMEOUT_S = 300
 
 
+_log = logging.getLogger(__name__)
+
+
 class BuildFailed(Exception):
-    """The library cannot be made here; the message says why."""
+    """The library cannot be had here.
+
+    The message says everything and is for the log. `reason` and `fix` are fixed words without a
+    path in them, fit for anyone to read.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str = "the compiled library cannot be loaded",
+        fix: str = "see the log",
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.fix = fix
 
 
 def library_path() -> Path:
-    """The compiled library: from the cache, or compiled into it now (seconds).
+    """The compiled library: prebuilt, from the cache, or compiled into the cache now (seconds).
+
+    Raises BuildFailed where there is none and it cannot be made.
+    """
+    return prebuilt_library() or cached_library()
+
+
+def prebuilt_library() -> Path | None:
+    """The library in PREBUILT that was made from exactly these sources, if it is there.
+
+    One that another user could have written is not used, and the log says so.
+    """
+    path = PREBUILT / f"motet-kernels-{_source_digest()[:24]}.so"
+    if not path.exists():
+        return None
+    if not (_only_ours(PREBUILT) and _only_ours(path)):
+        _log.warning("%s is not used: it belongs to or can be written by another user", path)
+        return None
+    return path
+
+
+def make_prebuilt() -> Path:
+    """Compile the library into PREBUILT. Raises BuildFailed like `cached_library`."""
+    path = PREBUILT / f"motet-kernels-{_source_digest()[:24]}.so"
+    compiler = _compiler()
+    PREBUILT.mkdir(mode=0o755, exist_ok=True)
+    _build(compiler, path)
+    return path
+
+
+def cached_library() -> Path:
+    """The library of this machine's compiler: from the cache, or compiled into it now.
 
     The cache is MOTET_KERNEL_CACHE, or motet/kernels in the user's cache directory. Several
     processes may build at once: each makes its own file and renames it into place.
@@ -54,7 +106,11 @@ def _compiler() -> str:
         found = shutil.which(name)
         if found:
             return found
-    raise BuildFailed(f"no C++ compiler ({', '.join(wanted)}); install g++")
+    raise BuildFailed(
+        f"no C++ compiler ({', '.join(wanted)}); install g++",
+        reason="no C++ compiler",
+        fix="install g++",
+    )
 
 
 def _cache_directory() -> Path:
@@ -67,23 +123,37 @@ def _cache_directory() -> Path:
     except OSError:
         # A home that cannot be written, as in many containers: compiled anew by each process.
         return Path(tempfile.mkdtemp(prefix="motet-kernels-"))
-    status = directory.stat()
-    if status.st_uid not in (0, os.getuid()) or status.st_mode & 0o022:
+    if not _only_ours(directory):
         raise BuildFailed(
             f"{directory} belongs to or can be written by another user; "
-            "name a directory of your own in MOTET_KERNEL_CACHE"
+            "name a directory of your own in MOTET_KERNEL_CACHE",
+            reason="the kernel cache belongs to or can be written by another user",
+            fix="name a directory of your own in MOTET_KERNEL_CACHE",
         )
     return directory
+
+
+def _only_ours(path: Path) -> bool:
+    """Whether this user or root owns it and others cannot write it."""
+    status = path.stat()
+    return status.st_uid in (0, os.getuid()) and not status.st_mode & 0o022
 
 
 def _key(compiler: str) -> str:
     """Changes with the source, the compiler and the way it is called."""
     version = _run([compiler, "--version"])
-    digest = hashlib.sha256(f"{compiler}\n{version}\n{_FLAGS}\n{_levels()}".encode())
+    described = f"{compiler}\n{version}\n{_source_digest()}"
+    return hashlib.sha256(described.encode()).hexdigest()[:24]
+
+
+def _source_digest() -> str:
+    """Changes with the source, the kind of machine and the flags, whatever the compiler."""
+    digest = hashlib.sha256(f"{os.uname().machine}\n{_FLAGS}\n{_levels()}".encode())
     for path in sorted(SOURCES.iterdir()):
         if path.suffix in (".cpp", ".h"):
-            digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:24]
+            content = path.read_bytes()
+            digest.update(f"\n{path.name} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
 
 
 def _levels() -> Mapping[str, tuple[str, ...]]:
@@ -100,9 +170,15 @@ def _build(compiler: str, path: Path) -> None:
             objects = _compile(compiler, Path(scratch))
             library = Path(scratch) / path.name
             _run([compiler, "-shared", *objects, "-o", str(library)])
+            library.chmod(0o644)  # whatever the umask: what others can write is not loaded
             os.replace(library, path)
     except OSError as error:
-        raise BuildFailed(f"cannot write the kernels: {error}; set MOTET_KERNEL_CACHE") from error
+        fix = "set MOTET_KERNEL_CACHE"
+        raise BuildFailed(
+            f"cannot write the kernels: {error}; {fix}",
+            reason="the kernel cache cannot be written",
+            fix=fix,
+        ) from error
 
 
 def _compile(compiler: str, scratch: Path) -> list[str]:
@@ -118,7 +194,7 @@ def _compile(compiler: str, scratch: Path) -> list[str]:
     results = [(target, process, process.communicate()[1]) for target, process in running]
     for _, process, errors in results:
         if process.returncode:
-            raise BuildFailed(f"{compiler} failed: {_last_lines(errors)}")
+            raise _compiler_failed(f"{compiler} failed: {_last_lines(errors)}")
     return [target for target, _, _ in results]
 
 
@@ -126,10 +202,18 @@ def _run(command: Sequence[str]) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S)
     except subprocess.TimeoutExpired as error:
-        raise BuildFailed(f"{command[0]} took longer than {_TIMEOUT_S} s") from error
+        raise _compiler_failed(f"{command[0]} took longer than {_TIMEOUT_S} s") from error
     if done.returncode:
-        raise BuildFailed(f"{command[0]} failed: {_last_lines(done.stderr)}")
+        raise _compiler_failed(f"{command[0]} failed: {_last_lines(done.stderr)}")
     return done.stdout
+
+
+def _compiler_failed(message: str) -> BuildFailed:
+    return BuildFailed(
+        message,
+        reason="the C++ compiler failed",
+        fix="install another g++, or name one in CXX; the log has its message",
+    )
 
 
 def _last_lines(text: str) -> str:

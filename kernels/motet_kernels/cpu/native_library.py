@@ -47,6 +47,7 @@ class LinearCall(Structure):
         ("x", c_void_p),
         ("base", c_void_p),
         ("y", c_void_p),
+        ("residual", c_void_p),
         ("segments", c_void_p),
         ("tables", c_void_p),
         ("num_segments", c_int64),

@@ -41,6 +41,7 @@ struct LinearCall {
     const void* x;                        // [T, K]
     const void* base;                     // [T, sum N], W x, where the group has no packed weight
     void* y;                              // [T, sum N]
+    const void* residual;                 // [T, sum N], added to the rounded result, or null
     const Segment* segments;              // adapter segments alone, in order
     const SlotPointers* const* tables;    // one table of slots for each member
     int64_t num_segments, num_tokens;

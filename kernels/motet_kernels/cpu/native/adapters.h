@@ -55,7 +55,7 @@ inline void shrink_tokens(
 template <class T, int tokens>
 inline void finish_tile(
     const SlotPointers& slot, const Block& block, const float* base_bias,
-    const float (*tile)[kBlockWidth], const float* u, T* y, int64_t y_stride) {
+    const float (*tile)[kBlockWidth], const float* u, T* y, const T* residual, int64_t y_stride) {
     const int width = block.width;
     Pair totals[tokens];
     for (int i = 0; i < tokens; i++) totals[i] = {load(tile[i]), load(tile[i] + 16)};
@@ -83,21 +83,30 @@ inline void finish_tile(
         for (Pair& total : totals)
             total = {add(total.first, bias.first), add(total.second, bias.second)};
     }
-    for (int i = 0; i < tokens; i++) store_block(y + i * y_stride, totals[i], width);
+    for (int i = 0; i < tokens; i++) {
+        store_block(y + i * y_stride, totals[i], width);
+        if (!residual) continue;  // rounded before it is added, as where each is an op of its own
+        const Pair y_rounded = load_block(y + i * y_stride, width);
+        const Pair before = load_block(residual + i * y_stride, width);
+        const Pair after = {
+            add(before.first, y_rounded.first), add(before.second, y_rounded.second)};
+        store_block(y + i * y_stride, after, width);
+    }
 }
 
 template <class T, int tokens>
 inline void finish_tokens(
     int64_t num_tokens, const SlotPointers& slot, const Block& block, const float* base_bias,
-    const float (*tile)[kBlockWidth], const float* u, T* y, int64_t y_stride) {
+    const float (*tile)[kBlockWidth], const float* u, T* y, const T* residual, int64_t y_stride) {
     if constexpr (tokens > 0) {
         int64_t i = 0;
         for (; i + tokens <= num_tokens; i += tokens)
             finish_tile<T, tokens>(
-                slot, block, base_bias, tile + i, u + i * slot.rank, y + i * y_stride, y_stride);
+                slot, block, base_bias, tile + i, u + i * slot.rank, y + i * y_stride,
+                residual ? residual + i * y_stride : nullptr, y_stride);
         finish_tokens<T, tokens - 1>(
             num_tokens - i, slot, block, base_bias, tile + i, u + i * slot.rank,
-            y + i * y_stride, y_stride);
+            y + i * y_stride, residual ? residual + i * y_stride : nullptr, y_stride);
     }
 }
 

@@ -193,7 +193,7 @@ template <class M>
 int attention(const AttentionCall& call) {
     const int64_t work_size = Workspace::size(call);
     auto* queries = static_cast<Query*>(
-        scratch(kScratchOffsets, (call.num_tokens + 1) * sizeof(Query)));
+        scratch(kScratchQueries, (call.num_tokens + 1) * sizeof(Query)));
     auto* memory = static_cast<float*>(
         scratch(kScratchScores, call.num_threads * work_size * sizeof(float)));
     if (!queries || !memory) return 1;

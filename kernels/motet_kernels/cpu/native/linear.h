@@ -12,12 +12,16 @@ namespace {
 
 constexpr int64_t kReadAhead = 512 << 10;  // bytes of adapters at once: half a second cache
 
+template <class M>
+constexpr bool kWidens = sizeof(typename M::Input) != sizeof(typename M::Stored);
+
 constexpr SlotPointers kBase = {0, 0, 0, 0, 0};
 
 // What the threads of a call share.
 template <class M>
 struct Shared {
-    const typename M::Input* x;
+    typename M::Input* wide;       // the inputs as the arithmetic wants them, where it widens
+    const typename M::Input* x;    // the call's, or `wide`
     float* u;                // A x of every (member, segment) behind one another
     const int64_t* offsets;  // [members, segments], where in u each starts
     const char* const* rows;     // of B, gain and bias of every member's adapters, for read_ahead
@@ -69,11 +73,14 @@ void finish(const LinearCall& call, const Shared<M>& shared, const Block& block,
     const Group& group = *call.group;
     const float* bias = group.bias ? group.bias + block.out_column : nullptr;
     T* y = static_cast<T*>(call.y) + block.out_column;
+    const T* residual =
+        call.residual ? static_cast<const T*>(call.residual) + block.out_column : nullptr;
     const int64_t stop = first + rows;
     const auto finish_rows = [&](int64_t from, int64_t to, const SlotPointers& slot, const float* u) {
         finish_tokens<T, kTokenTile>(
             to - from, slot, block, bias, tile + (from - first), u,
-            y + from * group.out_features, group.out_features);
+            y + from * group.out_features,
+            residual ? residual + from * group.out_features : nullptr, group.out_features);
     };
     int64_t done = first;
     for (int64_t s = 0; s < call.num_segments && done < stop; s++) {
@@ -136,6 +143,16 @@ void compute_blocks(const LinearCall& call, const Shared<M>& shared, int thread,
     }
 }
 
+// A thread's share of the call's inputs in float32.
+inline void widen_rows(const LinearCall& call, float* wide, int thread, int num_threads) {
+    const int64_t size = call.num_tokens * call.group->in_features;
+    const int64_t from = size * thread / num_threads, to = size * (thread + 1) / num_threads;
+    const Bf16* x = static_cast<const Bf16*>(call.x);
+    int64_t i = from;
+    for (; i + 16 <= to; i += 16) store(wide + i, load(x + i));
+    if (i < to) store(wide + i, load(x + i, int(to - i)), int(to - i));
+}
+
 struct Layout {
     int64_t num_products = 0;  // floats of A x
     int64_t num_items = 0;
@@ -177,53 +194,59 @@ void list_rows(const LinearCall& call, const char** rows, int64_t* first_row) {
     first_row[call.group->num_members] = num_rows;
 }
 
-inline void widen(const Bf16* from, float* to, int64_t size) {
-    int64_t i = 0;
-    for (; i + 16 <= size; i += 16) store(to + i, load(from + i));
-    if (i < size) store(to + i, load(from + i, int(size - i)), int(size - i));
-}
-
 template <class T>
-T* scratch_array(ScratchUse use, int64_t size) {
-    return static_cast<T*>(scratch(use, (size + 1) * sizeof(T)));
+T* scratch_array(ScratchUse use, int64_t size, int part = 0) {
+    return static_cast<T*>(scratch(use, (size + 1) * sizeof(T), part));
 }
 
-// The call's inputs as the arithmetic wants them; null if there is no memory.
+// Room for a call, by the thread that makes it; `part` tells calls apart that are prepared
+// together. False if there is no memory.
 template <class M>
-const typename M::Input* inputs_of(const LinearCall& call) {
-    if constexpr (sizeof(typename M::Input) == sizeof(typename M::Stored)) {
-        return static_cast<const typename M::Input*>(call.x);
-    } else {
+bool prepare(const LinearCall& call, Shared<M>& shared, int part = 0) {
+    const int64_t num_members = call.group->num_members;
+    auto* offsets = scratch_array<int64_t>(kScratchOffsets, num_members * call.num_segments, part);
+    if (!offsets) return false;
+    const Layout layout = lay_out(call, offsets);
+    auto* u = scratch_array<float>(kScratchProducts, layout.num_products, part);
+    auto* rows = scratch_array<const char*>(kScratchRows, layout.num_rows, part);
+    auto* first_row = scratch_array<int64_t>(kScratchFirstRows, num_members, part);
+    if (!u || !rows || !first_row) return false;
+    list_rows<typename M::Stored>(call, rows, first_row);
+    shared = {nullptr, static_cast<const typename M::Input*>(call.x), u,
+              offsets, rows, first_row, layout.num_items};
+    if constexpr (kWidens<M>) {
         const int64_t size = call.num_tokens * call.group->in_features;
-        float* wide = scratch_array<float>(kScratchInputs, size);
-        if (wide) widen(static_cast<const Bf16*>(call.x), wide, size);
-        return wide;
+        shared.wide = scratch_array<float>(kScratchInputs, size, part);
+        shared.x = shared.wide;
+        if (!shared.wide) return false;
     }
+    return true;
+}
+
+// One thread's share of a prepared call; every thread of the region has to come here. The results
+// are complete after the next barrier.
+template <class M>
+void compute(const LinearCall& call, const Shared<M>& shared, int thread, int num_threads) {
+    if constexpr (kWidens<M>) {
+        widen_rows(call, shared.wide, thread, num_threads);
+#pragma omp barrier
+    }
+    if (shared.num_items) {
+        shrink<M>(call, shared, thread, num_threads);
+#pragma omp barrier
+    }
+    compute_blocks<M>(call, shared, thread, num_threads);
 }
 
 // 0, or 1 if there is no memory.
 template <class M>
 int adapted_linear(const LinearCall& call) {
-    const int64_t num_members = call.group->num_members;
-    auto* x = inputs_of<M>(call);
-    auto* offsets = scratch_array<int64_t>(kScratchOffsets, num_members * call.num_segments);
-    if (!x || !offsets) return 1;
-    const Layout layout = lay_out(call, offsets);
-    auto* u = scratch_array<float>(kScratchProducts, layout.num_products);
-    auto* rows = scratch_array<const char*>(kScratchRows, layout.num_rows);
-    auto* first_row = scratch_array<int64_t>(kScratchFirstRows, num_members);
-    if (!u || !rows || !first_row) return 1;
-    list_rows<typename M::Stored>(call, rows, first_row);
-    const Shared<M> shared = {x, u, offsets, rows, first_row, layout.num_items};
+    Shared<M> shared;
+    if (!prepare(call, shared)) return 1;
 #pragma omp parallel num_threads(call.num_threads)
     {
         const typename M::Session session;
-        const int thread = omp_get_thread_num(), num_threads = omp_get_num_threads();
-        if (layout.num_items) {
-            shrink<M>(call, shared, thread, num_threads);
-#pragma omp barrier
-        }
-        compute_blocks<M>(call, shared, thread, num_threads);
+        compute(call, shared, omp_get_thread_num(), omp_get_num_threads());
     }
     return 0;
 }

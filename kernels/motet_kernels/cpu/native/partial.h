@@ -7,6 +7,9 @@
 
 namespace {
 
+// An arithmetic's Session is what each thread holds while it computes block products: nothing here.
+struct NoSession {};
+
 template <class T>
 inline Floats load(const T* from, int count) {
     T whole[16] = {};

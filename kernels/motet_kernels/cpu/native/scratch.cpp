@@ -10,12 +10,12 @@ struct Kept {
     ~Kept() { std::free(memory); }
 };
 
-thread_local Kept kept[kScratchUses];
+thread_local Kept kept[kScratchUses][kScratchParts];
 
 }  // namespace
 
-void* scratch(ScratchUse use, size_t size) {
-    Kept& entry = kept[use];
+void* scratch(ScratchUse use, size_t size, int part) {
+    Kept& entry = kept[use][part];
     if (size > entry.size) {
         std::free(entry.memory);
         const size_t rounded = (size + size / 2 + 63) / 64 * 64;

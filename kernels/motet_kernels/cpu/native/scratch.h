@@ -3,7 +3,19 @@
 
 #include <cstddef>
 
-enum ScratchUse { kScratchInputs, kScratchProducts, kScratchOffsets, kScratchRows, kScratchFirstRows, kScratchScores, kScratchUses };
+enum ScratchUse {
+    kScratchInputs,
+    kScratchProducts,
+    kScratchOffsets,
+    kScratchRows,
+    kScratchFirstRows,
+    kScratchQueries,
+    kScratchScores,
+    kScratchActivations,
+    kScratchUses
+};
+
+constexpr int kScratchParts = 6;  // of one use, for calls that need several at once
 
 // At least `size` bytes, 64-byte aligned; null if there is no memory.
-void* scratch(ScratchUse use, size_t size);
+void* scratch(ScratchUse use, size_t size, int part = 0);
