@@ -49,6 +49,17 @@ struct LinearCall {
     int32_t num_threads;
 };
 
+// y = W x + bias for a weight that is not quantised; all of one dtype.
+struct DenseCall {
+    const void* x;       // [T, K]
+    const void* weight;  // [N, K]
+    const void* bias;    // [N], or null
+    void* y;             // [T, N]
+    int64_t num_tokens, in_features, out_features;
+    int32_t is_bf16;
+    int32_t num_threads;
+};
+
 // One sequence's part of a step, see attention_layout.py; its blocks start at blocks[first_block].
 struct AttentionRow {
     int64_t start, num_tokens, kv_len, first_block;
@@ -81,4 +92,49 @@ struct StoreCall {
     int64_t num_tokens, num_heads, num_places;  // num_places: P * block_size
     int64_t k_token_stride, k_head_stride, v_token_stride, v_head_stride;  // in bytes
     int64_t k_bytes, v_bytes;                                              // of one head
+};
+
+// What all layers of a step share.
+struct LayerStep {
+    const Segment* segments;     // as in LinearCall
+    const AttentionRow* rows;
+    const int64_t* blocks;
+    const int64_t* slots;        // of each token's key and value
+    const void* cos;             // [T, head_size]
+    const void* sin;
+    int64_t num_segments, num_tokens, num_rows, longest, block_size, num_places;
+    int32_t is_bf16;
+    int32_t num_threads;
+};
+
+// The weight [size] of an RMSNorm, or null for none.
+struct Norm {
+    const void* weight;
+    float eps;
+};
+
+// A decoder layer, see decoder_layer.py. Its groups have packed weights.
+struct Layer {
+    const Group* qkv;
+    const Group* output;
+    const Group* gate_up;
+    const Group* down;
+    Norm input_norm, post_norm, query_norm, key_norm;
+    int64_t num_heads, num_kv_heads, head_size;
+    int64_t window;   // 0: none
+    float scale;
+    float softcap;    // 0: none
+};
+
+constexpr int kStages = 5;  // norms, linears, rotary and store, attention, gate
+
+struct LayerCall {
+    const Layer* layer;
+    const LayerStep* step;
+    const void* x;                      // [T, hidden]
+    void* y;                            // [T, hidden]
+    void* k_cache;                      // [P, block_size, Hkv, head_size]
+    void* v_cache;
+    const SlotPointers* const* tables;  // q, k, v, output, gate, up, down
+    double* seconds;                    // [kStages], added to, or null
 };

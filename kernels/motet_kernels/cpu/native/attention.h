@@ -188,23 +188,48 @@ inline void lay_out(const AttentionCall& call, Query* queries) {
     }
 }
 
+// What the threads of a call share.
+struct AttentionWork {
+    const Query* queries;
+    float* memory;
+    int64_t size;  // floats of a thread's part
+};
+
+// Room for a call, by the thread that makes it. False if there is no memory.
+inline bool prepare(const AttentionCall& call, AttentionWork& work) {
+    const int64_t size = Workspace::size(call);
+    auto* queries =
+        static_cast<Query*>(scratch(kScratchQueries, (call.num_tokens + 1) * sizeof(Query)));
+    auto* memory =
+        static_cast<float*>(scratch(kScratchScores, call.num_threads * size * sizeof(float)));
+    if (!queries || !memory) return false;
+    lay_out(call, queries);
+    work = {queries, memory, size};
+    return true;
+}
+
+// One thread's share of a prepared call; every thread of the region has to come here. The results
+// are complete after the next barrier.
+template <class M>
+void compute(const AttentionCall& call, const AttentionWork& work, int thread) {
+    const Workspace workspace(call, work.memory + thread * work.size);
+    const int64_t num_items = call.num_tokens * call.num_kv_heads;
+    // the heads of a token lie side by side, so a thread takes them all where there are enough
+    const int64_t chunk = call.num_tokens < 2 * call.num_threads ? 1 : call.num_kv_heads;
+#pragma omp for schedule(dynamic, chunk) nowait
+    for (int64_t item = 0; item < num_items; item++) {
+        const int64_t token = item / call.num_kv_heads;
+        attend_group<M>(call, work.queries[token], token, item % call.num_kv_heads, workspace);
+    }
+}
+
 // 0, or 1 if there is no memory.
 template <class M>
 int attention(const AttentionCall& call) {
-    const int64_t work_size = Workspace::size(call);
-    auto* queries = static_cast<Query*>(
-        scratch(kScratchQueries, (call.num_tokens + 1) * sizeof(Query)));
-    auto* memory = static_cast<float*>(
-        scratch(kScratchScores, call.num_threads * work_size * sizeof(float)));
-    if (!queries || !memory) return 1;
-    lay_out(call, queries);
-    const int64_t num_items = call.num_tokens * call.num_kv_heads;
-#pragma omp parallel for schedule(dynamic) num_threads(call.num_threads)
-    for (int64_t item = 0; item < num_items; item++) {
-        const int64_t token = item / call.num_kv_heads;
-        const Workspace work(call, memory + omp_get_thread_num() * work_size);
-        attend_group<M>(call, queries[token], token, item % call.num_kv_heads, work);
-    }
+    AttentionWork work;
+    if (!prepare(call, work)) return 1;
+#pragma omp parallel num_threads(call.num_threads)
+    compute<M>(call, work, omp_get_thread_num());
     return 0;
 }
 

@@ -1,16 +1,6 @@
 #include "simd_portable.h"
 
 #include "arithmetic_float.h"
-#include "attention.h"
-#include "linear.h"
+#include "level.h"
 
-extern "C" __attribute__((visibility("default"))) int motet_linear_portable(const LinearCall* call) {
-    return call->is_bf16 ? adapted_linear<FloatArithmetic<Bf16>>(*call)
-                         : adapted_linear<FloatArithmetic<float>>(*call);
-}
-
-extern "C" __attribute__((visibility("default"))) int motet_attention_portable(
-    const AttentionCall* call) {
-    return call->is_bf16 ? attention<FloatArithmetic<Bf16>>(*call)
-                         : attention<FloatArithmetic<float>>(*call);
-}
+MOTET_LEVEL(portable, FloatArithmetic<Bf16>, FloatArithmetic<float>)

@@ -143,14 +143,11 @@ void compute_blocks(const LinearCall& call, const Shared<M>& shared, int thread,
     }
 }
 
-// A thread's share of the call's inputs in float32.
-inline void widen_rows(const LinearCall& call, float* wide, int thread, int num_threads) {
-    const int64_t size = call.num_tokens * call.group->in_features;
-    const int64_t from = size * thread / num_threads, to = size * (thread + 1) / num_threads;
-    const Bf16* x = static_cast<const Bf16*>(call.x);
-    int64_t i = from;
-    for (; i + 16 <= to; i += 16) store(wide + i, load(x + i));
-    if (i < to) store(wide + i, load(x + i, int(to - i)), int(to - i));
+// A thread's share of `size` elements in float32.
+inline void widen(const Bf16* from, float* to, int64_t size, int thread, int num_threads) {
+    const int64_t stop = size * (thread + 1) / num_threads;
+    for (int64_t i = size * thread / num_threads; i < stop; i += 16)
+        store_up_to(to + i, load_up_to(from + i, stop - i), stop - i);
 }
 
 struct Layout {
@@ -228,7 +225,8 @@ bool prepare(const LinearCall& call, Shared<M>& shared, int part = 0) {
 template <class M>
 void compute(const LinearCall& call, const Shared<M>& shared, int thread, int num_threads) {
     if constexpr (kWidens<M>) {
-        widen_rows(call, shared.wide, thread, num_threads);
+        const int64_t size = call.num_tokens * call.group->in_features;
+        widen(static_cast<const Bf16*>(call.x), shared.wide, size, thread, num_threads);
 #pragma omp barrier
     }
     if (shared.num_items) {

@@ -7,9 +7,6 @@
 
 namespace {
 
-// An arithmetic's Session is what each thread holds while it computes block products: nothing here.
-struct NoSession {};
-
 template <class T>
 inline Floats load(const T* from, int count) {
     T whole[16] = {};
@@ -22,6 +19,33 @@ inline void store(T* to, const Floats& a, int count) {
     T whole[16];
     store(whole, a);
     memcpy(to, whole, count * sizeof(T));
+}
+
+// Sixteen elements, or fewer at the end of a row; lanes past `count` are zero.
+template <class T>
+inline Floats load_up_to(const T* from, int64_t count) {
+    return count < 16 ? load(from, int(count)) : load(from);
+}
+
+template <class T>
+inline void store_up_to(T* to, const Floats& a, int64_t count) {
+    if (count < 16)
+        store(to, a, int(count));
+    else
+        store(to, a);
+}
+
+// What is left of `a` once it has been stored as a T.
+template <class T>
+inline Floats rounded_to(const Floats& a) {
+    T stored[16];
+    store(stored, a);
+    return load(stored);
+}
+
+template <>
+inline Floats rounded_to<float>(const Floats& a) {
+    return a;
 }
 
 inline float widened(Bf16 element) {

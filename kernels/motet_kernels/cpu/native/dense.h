@@ -1,0 +1,106 @@
+// A linear whose weight is not quantised, such as the output head: y = W x + bias.
+//
+// Every output is one dot product, summed over k in sixteen lanes and then over the lanes by one
+// tree, whatever else is computed beside it. Sixteen outputs at a time share loads.
+#pragma once
+
+#include <omp.h>
+
+#include "linear.h"
+
+namespace {
+
+constexpr int kOutputs = 16;
+
+// Lane i * columns + j: x[i] . weights[j], for `tokens` rows of x.
+template <class M, int tokens>
+inline Floats dots(
+    const typename M::Input* x, const typename M::Stored* const* weights, int64_t k) {
+    constexpr int columns = kOutputs / tokens;
+    Floats totals[kOutputs];
+    for (auto& total : totals) total = splat(0.0f);
+    int64_t start = 0;
+    for (; start + M::kReach <= k; start += M::kReach)
+        for (int j = 0; j < columns; j++)
+            for (int i = 0; i < tokens; i++)
+                totals[i * columns + j] = M::dot(
+                    totals[i * columns + j], x + i * k + start, weights[j] + start, M::kReach);
+    if (start < k)
+        for (int j = 0; j < columns; j++)
+            for (int i = 0; i < tokens; i++)
+                totals[i * columns + j] = M::dot(
+                    totals[i * columns + j], x + i * k + start, weights[j] + start,
+                    int(k - start));
+    return sums(totals);
+}
+
+// Outputs [column, column + 16) of `tokens` rows from row `first` on, as far as they exist.
+template <class M, int tokens>
+void dense_rows(
+    const DenseCall& call, const typename M::Input* x, int64_t first, int64_t column,
+    const typename M::Stored* const* weights) {
+    using T = typename M::Stored;
+    constexpr int columns = kOutputs / tokens;
+    alignas(64) float tile[tokens][kOutputs];
+    for (int part = 0; part < tokens; part++) {
+        alignas(64) float results[tokens][columns];
+        store(results[0], dots<M, tokens>(
+                              x + first * call.in_features, weights + part * columns,
+                              call.in_features));
+        for (int i = 0; i < tokens; i++)
+            memcpy(tile[i] + part * columns, results[i], sizeof results[i]);
+    }
+    const int64_t width = call.out_features - column;
+    const T* bias = call.bias ? static_cast<const T*>(call.bias) + column : nullptr;
+    T* y = static_cast<T*>(call.y) + first * call.out_features + column;
+    for (int i = 0; i < tokens; i++) {
+        Floats result = load(tile[i]);
+        if (bias) result = add(result, load_up_to(bias, width));
+        store_up_to(y + i * call.out_features, result, width);
+    }
+}
+
+template <class M>
+void dense_blocks(
+    const DenseCall& call, const typename M::Input* x, int thread, int num_threads) {
+    using T = typename M::Stored;
+    const int64_t num_blocks = (call.out_features + kOutputs - 1) / kOutputs;
+    const int64_t from = num_blocks * thread / num_threads;
+    const int64_t to = num_blocks * (thread + 1) / num_threads;
+    for (int64_t block = from; block < to; block++) {
+        const int64_t column = block * kOutputs, last = call.out_features - 1;
+        const T* weights[kOutputs];
+        for (int j = 0; j < kOutputs; j++) {
+            const int64_t row = column + j < last ? column + j : last;
+            weights[j] = static_cast<const T*>(call.weight) + row * call.in_features;
+        }
+        int64_t t = 0;
+        for (; t + 4 <= call.num_tokens; t += 4) dense_rows<M, 4>(call, x, t, column, weights);
+        for (; t + 2 <= call.num_tokens; t += 2) dense_rows<M, 2>(call, x, t, column, weights);
+        for (; t < call.num_tokens; t++) dense_rows<M, 1>(call, x, t, column, weights);
+    }
+}
+
+// 0, or 1 if there is no memory.
+template <class M>
+int dense_linear(const DenseCall& call) {
+    const auto* x = static_cast<const typename M::Input*>(call.x);
+    float* wide = nullptr;
+    const int64_t size = call.num_tokens * call.in_features;
+    if constexpr (kWidens<M>) {
+        x = wide = scratch_array<float>(kScratchInputs, size);
+        if (!wide) return 1;
+    }
+#pragma omp parallel num_threads(call.num_threads)
+    {
+        const int thread = omp_get_thread_num(), num_threads = omp_get_num_threads();
+        if constexpr (kWidens<M>) {
+            widen(static_cast<const Bf16*>(call.x), wide, size, thread, num_threads);
+#pragma omp barrier
+        }
+        dense_blocks<M>(call, x, thread, num_threads);
+    }
+    return 0;
+}
+
+}  // namespace
