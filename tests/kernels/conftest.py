@@ -7,7 +7,7 @@ import shutil
 import pytest
 from motet_kernels import Ops, ReferenceOps
 from motet_kernels.cpu.cpu_ops import CpuOps
-from motet_kernels.cpu.native_library import LEVELS, runnable_levels
+from motet_kernels.cpu.native_library import ALL_LEVELS, runnable_levels
 from motet_kernels.cpu.native_ops import NativeCpuOps
 from motet_kernels.gpu.gpu_ops import GpuOps
 
@@ -18,22 +18,23 @@ IMPLEMENTATIONS: dict[str, type] = {"reference": ReferenceOps, "cpu": CpuOps, "g
 def implementations() -> dict[str, Ops]:
     """One of each: what an implementation has found out about the machine is kept.
 
-    The native ones are there for each level that this machine runs, under the level's name.
+    The native ones are there for each level that this machine runs, the emulated ones among them,
+    under the level's name.
     """
     found: dict[str, Ops] = {name: make() for name, make in IMPLEMENTATIONS.items()}
     if shutil.which("c++"):
-        found.update({level: NativeCpuOps(level) for level in runnable_levels()})
+        found.update({level: NativeCpuOps(level) for level in runnable_levels(ALL_LEVELS)})
     return found
 
 
-@pytest.fixture(params=["reference", "cpu", *LEVELS, "gpu"])
+@pytest.fixture(params=["reference", "cpu", *ALL_LEVELS, "gpu"])
 def ops(request: pytest.FixtureRequest, implementations: dict[str, Ops]) -> Ops:
     if request.param not in implementations:
         pytest.skip(f"this machine cannot build or run {request.param}")
     return implementations[request.param]
 
 
-@pytest.fixture(params=LEVELS)
+@pytest.fixture(params=ALL_LEVELS)
 def native(request: pytest.FixtureRequest, implementations: dict[str, Ops]) -> Ops:
     """The native implementation at each level."""
     if request.param not in implementations:

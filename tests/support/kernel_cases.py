@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from motet_kernels import LowRank, Nf4Weight, Ops, Routing, SlotTable
-from motet_kernels.cpu.native_library import LEVELS
+from motet_kernels.cpu.native_library import ALL_LEVELS
 from torch import Tensor
 
 CPU = torch.device("cpu")
@@ -19,7 +19,7 @@ POPULARITIES = ("distinct", "identical", "skewed", "all-base", "one-base-in-the-
 DTYPES = {
     "reference": (torch.float32, torch.bfloat16),
     "cpu": (torch.float32, torch.bfloat16),
-    **{f"cpu-native ({level})": (torch.float32, torch.bfloat16) for level in LEVELS},
+    **{f"cpu-native ({level})": (torch.float32, torch.bfloat16) for level in ALL_LEVELS},
     "gpu": (torch.float32, torch.float16),
 }
 

@@ -28,6 +28,8 @@ _X86_LEVELS: Mapping[str, tuple[str, ...]] = {
     "level_avx2.cpp": _AVX2,
     "level_avx512.cpp": _AVX512,
     "level_avx512_bf16.cpp": (*_AVX512, "-mavx512bf16"),
+    "level_amx_bf16.cpp": (*_AVX512, "-mavx512bf16"),
+    "level_amx_bf16_emulated.cpp": (*_AVX512, "-mavx512bf16"),
 }
 _TIMEOUT_S = 300
 

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import ctypes
 import re
+from collections.abc import Sequence
 from ctypes import POINTER, Structure, c_float, c_int, c_int32, c_int64, c_void_p
 from pathlib import Path
 from typing import Any
 
 from motet_kernels.cpu.native_build import BuildFailed, library_path
 
-# Best first. A level for AMX tiles would be the first of them.
-LEVELS = ("avx512-bf16", "avx512", "avx2", "portable")
+# Best first.
+LEVELS = ("amx-bf16", "avx512-bf16", "avx512", "avx2", "portable")
+
+# For tests: AMX's tiles in software, where AVX512-BF16 is. Never chosen, only named.
+EMULATED_LEVELS = ("amx-bf16-emulated",)
+
+ALL_LEVELS = (*LEVELS, *EMULATED_LEVELS)
 
 
 class Segment(Structure):
@@ -83,14 +89,14 @@ class NativeLibrary:
     """One level of the library, loaded into this process."""
 
     def __init__(self, level: str | None = None) -> None:
-        """level: one of LEVELS; None: the best this machine runs.
+        """level: one of LEVELS or EMULATED_LEVELS; None: the best of LEVELS this machine runs.
 
         Raises BuildFailed if the library cannot be made or loaded, ValueError for a level that
         does not exist or that this machine cannot run.
         """
         library = _load()
-        runnable = _runnable(library)
-        if level is not None and level not in runnable:
+        runnable = _runnable(library, LEVELS)
+        if level is not None and level not in _runnable(library, ALL_LEVELS):
             raise ValueError(f"this machine cannot run {level}; it runs {', '.join(runnable)}")
         self.level = level or runnable[0]
         self.linear = _function(library, f"linear_{_symbol(self.level)}", c_int, [c_void_p])
@@ -111,9 +117,9 @@ class NativeLibrary:
         self._pack(codes, absmax, n, k, scale_len, packed)
 
 
-def runnable_levels() -> tuple[str, ...]:
-    """The levels this machine runs, best first. Raises BuildFailed like NativeLibrary."""
-    return _runnable(_load())
+def runnable_levels(levels: Sequence[str] = LEVELS) -> tuple[str, ...]:
+    """Those of `levels` this machine runs, in their order. Raises BuildFailed like NativeLibrary."""
+    return _runnable(_load(), levels)
 
 
 def _load() -> ctypes.CDLL:
@@ -125,8 +131,8 @@ def _load() -> ctypes.CDLL:
         raise BuildFailed(f"cannot load {path}: {error}") from error
 
 
-def _runnable(library: ctypes.CDLL) -> tuple[str, ...]:
-    return tuple(level for level in LEVELS if level == "portable" or _has(library, level))
+def _runnable(library: ctypes.CDLL, levels: Sequence[str]) -> tuple[str, ...]:
+    return tuple(level for level in levels if level == "portable" or _has(library, level))
 
 
 def _has(library: ctypes.CDLL, level: str) -> bool:
