@@ -74,10 +74,11 @@ inline Floats rounded(const Floats& a) {
     return each([&](int i) { return nearbyintf(a.lane[i]); });
 }
 
-// a * 2^n for whole n of -126 to 127
+// a * 2^n for whole n of -126 to 127, or NaN where a is NaN too
 inline Floats scaled(const Floats& a, const Floats& n) {
     return each([&](int i) {
-        const int32_t bits = (static_cast<int32_t>(n.lane[i]) + 127) << 23;
+        const float whole = n.lane[i] == n.lane[i] ? n.lane[i] : 0.0f;  // NaN is no integer
+        const int32_t bits = (static_cast<int32_t>(whole) + 127) << 23;
         float power;
         memcpy(&power, &bits, sizeof power);
         return a.lane[i] * power;
