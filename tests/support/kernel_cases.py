@@ -50,12 +50,19 @@ def slots_of(popularity: str, num_tokens: int) -> list[int]:
     return torch.randint(0, count + 1, (num_tokens,), generator=generator).tolist()
 
 
+def random_weight(n: int, k: int, generator: torch.Generator) -> Nf4Weight:
+    """Random codes and scales: quantising a large weight would take seconds."""
+    codes = torch.randint(256, (-(-n * k // 2), 1), generator=generator, dtype=torch.uint8)
+    absmax = torch.rand(-(-n * k // 64), generator=generator) + 1
+    return Nf4Weight(codes, absmax, (n, k))
+
+
 @dataclass(frozen=True)
 class GroupCase:
     """Linears [N_j, K] with an adapter in each slot 1 to len(RANKS), and a slot full of NaN.
 
-    Slot s has rank RANKS[s - 1]; odd slots have a gain, every third slot a bias. The first slot
-    leaves the last member alone when the group has several members.
+    Slot s has rank RANKS[s - 1], or what `ranks` says; odd slots have a gain, every third slot a
+    bias. The first slot leaves the last member alone when the group has several members.
     """
 
     weights: tuple[Nf4Weight, ...]
@@ -65,18 +72,24 @@ class GroupCase:
 
     @classmethod
     def make(
-        cls, outs: Sequence[int], in_features: int, dtype: torch.dtype, *, biased: bool = True
+        cls,
+        outs: Sequence[int],
+        in_features: int,
+        dtype: torch.dtype,
+        *,
+        biased: bool = True,
+        ranks: Sequence[int] = RANKS,
     ) -> GroupCase:
         generator = torch.Generator().manual_seed(in_features + sum(outs))
 
         def normal(*shape: int) -> Tensor:
             return torch.randn(shape, generator=generator)
 
-        weights = tuple(Nf4Weight.quantize(normal(n, in_features)) for n in outs)
+        weights = tuple(random_weight(n, in_features, generator) for n in outs)
         biases = tuple(normal(n) if biased and j % 2 == 0 else None for j, n in enumerate(outs))
         tables = tuple(SlotTable(len(RANKS) + 2, in_features, n, CPU) for n in outs)
         for j, (table, n) in enumerate(zip(tables, outs, strict=True)):
-            for slot, rank in enumerate(RANKS, start=1):
+            for slot, rank in enumerate(ranks, start=1):
                 if slot == 1 and j and j == len(outs) - 1:
                     continue
                 lowrank = LowRank(
@@ -90,6 +103,14 @@ class GroupCase:
             nan_out = torch.full((4, n), torch.nan, dtype=dtype)
             table.put(len(RANKS) + 1, LowRank(nan, nan_out, nan_out[0], nan_out[0]))
         return cls(weights, biases, tables, in_features)
+
+    def spoil_unused_slots(self, slots: Sequence[int]) -> None:
+        """Fill every adapter that no token of `slots` runs on with NaN."""
+        for table in self.tables:
+            for slot in set(range(1, len(table))) - set(slots):
+                for tensor in table[slot] or ():
+                    if tensor is not None:
+                        tensor.fill_(torch.nan)
 
     def inputs(self, num_tokens: int, dtype: torch.dtype) -> Tensor:
         generator = torch.Generator().manual_seed(num_tokens)
@@ -120,11 +141,14 @@ class GroupCase:
         return torch.stack(rows)
 
 
-def assert_close(actual: Tensor, expected: Tensor) -> None:
-    """Largest and root mean square error, relative, by the dtype of `actual`."""
+def assert_close(actual: Tensor, expected: Tensor, usual: float = 1e-3) -> None:
+    """Largest and root mean square error, relative, by the dtype of `actual`.
+
+    usual: about the size of a value, lest a sum that happens to be near zero be held to less.
+    """
     largest, rmse = TOLERANCES[actual.dtype]
     error = (actual.double() - expected.double()).abs()
-    scale = expected.double().abs().max().clamp(min=1e-3)
+    scale = expected.double().abs().max().clamp(min=usual)
     assert (error.max() / scale).item() <= largest
-    rms = expected.double().square().mean().sqrt().clamp(min=1e-3)
+    rms = expected.double().square().mean().sqrt().clamp(min=usual)
     assert (error.square().mean().sqrt() / rms).item() <= rmse
