@@ -118,7 +118,7 @@ class NativeLibrary:
 
 
 def runnable_levels(levels: Sequence[str] = LEVELS) -> tuple[str, ...]:
-    """Those of `levels` this machine runs, in their order. Raises BuildFailed like NativeLibrary."""
+    """Those of `levels` this machine runs, in order. Raises BuildFailed like NativeLibrary."""
     return _runnable(_load(), levels)
 
 

@@ -1,27 +1,31 @@
-// AMX for the base product of bf16 linears; attention and float32 are AVX512-BF16's.
+// AMX for the base products of bf16 linears; everything else is AVX512-BF16's.
 #include "simd_avx512.h"
 
-#include "arithmetic_bf16.h"
-#include "linear.h"
+#include "level.h"
 #include "product_amx.h"
 
 #ifdef MOTET_EMULATE_AMX
-#define MOTET_LEVEL(operation) motet_##operation##_amx_bf16_emulated
+#define MOTET_AMX(operation) motet_##operation##_amx_bf16_emulated
 #else
-#define MOTET_LEVEL(operation) motet_##operation##_amx_bf16
+#define MOTET_AMX(operation) motet_##operation##_amx_bf16
 #endif
 
-extern "C" {
+MOTET_EXPORT int motet_linear_avx512_bf16(const LinearCall* call);
+MOTET_EXPORT int motet_dense_avx512_bf16(const DenseCall* call);
+MOTET_EXPORT int motet_attention_avx512_bf16(const AttentionCall* call);
+MOTET_EXPORT int motet_layer_avx512_bf16(const LayerCall* call);
 
-int motet_linear_avx512_bf16(const LinearCall* call);
-int motet_attention_avx512_bf16(const AttentionCall* call);
-
-__attribute__((visibility("default"))) int MOTET_LEVEL(linear)(const LinearCall* call) {
+MOTET_EXPORT int MOTET_AMX(linear)(const LinearCall* call) {
     return call->is_bf16 ? adapted_linear<AmxArithmetic>(*call) : motet_linear_avx512_bf16(call);
 }
 
-__attribute__((visibility("default"))) int MOTET_LEVEL(attention)(const AttentionCall* call) {
+MOTET_EXPORT int MOTET_AMX(dense)(const DenseCall* call) { return motet_dense_avx512_bf16(call); }
+
+MOTET_EXPORT int MOTET_AMX(attention)(const AttentionCall* call) {
     return motet_attention_avx512_bf16(call);
 }
 
-}  // extern "C"
+MOTET_EXPORT int MOTET_AMX(layer)(const LayerCall* call) {
+    return call->step->is_bf16 ? decoder_layer<AmxArithmetic>(*call)
+                               : motet_layer_avx512_bf16(call);
+}
