@@ -1,11 +1,12 @@
 """Tensors in, tensors out: NF4 linears with every row's own low-rank adapter, paged attention.
 
 Knows nothing of tenants, HTTP, models or files. `ops.py` states each operation once;
-`select_ops(device)` picks the implementation, `ReferenceOps` is the definition.
+`select_ops(device)` picks the implementation, `select_kernels(device)` also says why that one,
+`ReferenceOps` is the definition.
 """
 
 from motet_kernels.attention_layout import AttentionRow
-from motet_kernels.dispatch import select_ops
+from motet_kernels.dispatch import KernelReport, Selection, select_kernels, select_ops
 from motet_kernels.lowrank import LowRank, SlotTable
 from motet_kernels.nf4 import Nf4Weight
 from motet_kernels.ops import AttentionPlan, Ops, PackedGroup
@@ -15,6 +16,7 @@ from motet_kernels.routing import Routing, Segment
 __all__ = [
     "AttentionPlan",
     "AttentionRow",
+    "KernelReport",
     "LowRank",
     "Nf4Weight",
     "Ops",
@@ -22,6 +24,8 @@ __all__ = [
     "ReferenceOps",
     "Routing",
     "Segment",
+    "Selection",
     "SlotTable",
+    "select_kernels",
     "select_ops",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 
 import torch
 
@@ -14,15 +15,40 @@ from motet_kernels.ops import Ops
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class KernelReport:
+    """Which implementation was chosen and, where it is not its device's fastest, why.
+
+    No path or other detail of the machine is in it; the log has those.
+    """
+
+    implementation: str  # its Ops' name
+    reason: str | None = None  # what keeps a faster one from serving; None: nothing does
+    fix: str | None = None  # what to do about that; None: nothing can be done on this machine
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The implementation for a device, and what its operator should know of the choice."""
+
+    ops: Ops
+    report: KernelReport
+
+
 def select_ops(device: torch.device) -> Ops:
+    """The implementation for a device, as `select_kernels` chooses it."""
+    return select_kernels(device).ops
+
+
+def select_kernels(device: torch.device) -> Selection:
     """The implementation for a device: NativeCpuOps or CpuOps for "cpu", GpuOps for "cuda".
 
     The native one is compiled when it is first chosen on a machine. Without a compiler, or on a
-    processor with neither AVX2 nor AVX-512, torch serves and the log says why.
+    processor with neither AVX2 nor AVX-512, torch serves; the log and the report say why.
     Raises ValueError for another device, and RuntimeError on CUDA without Triton.
     """
     if device.type == "cpu":
-        return _cpu_ops()
+        return _for_cpu()
     if device.type != "cuda":
         raise ValueError(f"there are no kernels for device {device}; use cpu or cuda")
     try:
@@ -31,16 +57,22 @@ def select_ops(device: torch.device) -> Ops:
         from motet_kernels.gpu.gpu_ops import GpuOps
     except ImportError as error:
         raise RuntimeError("CUDA needs Triton: pip install triton==3.9.0") from error
-    return GpuOps()
+    gpu = GpuOps()
+    return Selection(gpu, KernelReport(gpu.name))
 
 
-def _cpu_ops() -> Ops:
+def _for_cpu() -> Selection:
     try:
-        ops = NativeCpuOps()
-    except BuildFailed as reason:
-        _log.warning("torch serves instead of the native kernels: %s", reason)
-        return CpuOps()
-    if ops.level == "portable":
-        _log.warning("torch serves instead of the native kernels: they need AVX2 to be faster")
-        return CpuOps()
-    return ops
+        native = NativeCpuOps()
+    except BuildFailed as failure:
+        return _torch_instead(str(failure), failure.reason, failure.fix)
+    if native.level == "portable":
+        reason = "the processor has neither AVX2 nor AVX-512"
+        return _torch_instead(reason, reason, None)
+    return Selection(native, KernelReport(native.name))
+
+
+def _torch_instead(message: str, reason: str, fix: str | None) -> Selection:
+    _log.warning("torch serves instead of the native kernels: %s", message)
+    ops = CpuOps()
+    return Selection(ops, KernelReport(ops.name, reason, fix))

@@ -27,6 +27,8 @@ from motet.errors import InvalidSetting
 ENV_PREFIX = "MOTET_"
 CLIENT_VARIABLES = frozenset({"MOTET_API_KEY", "MOTET_URL"})
 """Read by the commands that talk to a server: no settings, and no typing errors either."""
+KERNEL_VARIABLES = frozenset({"MOTET_KERNEL_CACHE"})
+"""Read by motet_kernels, which is of use without a server."""
 
 MIB = 1024**2
 GIB = 1024**3
@@ -54,7 +56,8 @@ class _KnownEnvironment(EnvSettingsSource):
     """Reads MOTET_* and refuses a name that is no setting: a typo must not become a default."""
 
     def __call__(self) -> dict[str, Any]:
-        known = {env_name(field) for field in self.settings_cls.model_fields} | CLIENT_VARIABLES
+        known = {env_name(field) for field in self.settings_cls.model_fields}
+        known |= CLIENT_VARIABLES | KERNEL_VARIABLES
         for name in sorted(self.env_vars):
             if name.upper().startswith(ENV_PREFIX) and name.upper() not in known:
                 raise InvalidSetting(_unknown(name.upper(), known), "unknown_setting", name.upper())

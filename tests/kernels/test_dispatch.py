@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
-from motet_kernels import select_ops
+from motet_kernels import KernelReport, dispatch, select_kernels, select_ops
+from motet_kernels.cpu import native_build
 from motet_kernels.cpu.cpu_ops import CpuOps
+from motet_kernels.cpu.native_ops import NativeCpuOps
 from motet_kernels.gpu.gpu_ops import GpuOps
 
 WITHOUT_TRITON = """
@@ -38,9 +41,57 @@ def test_imports_without_triton() -> None:
     subprocess.run([sys.executable, "-c", WITHOUT_TRITON], check=True, capture_output=True)
 
 
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A machine whose cache is empty and that has no prebuilt library; its cache."""
+    monkeypatch.setattr(native_build, "PREBUILT", tmp_path / "prebuilt")
+    monkeypatch.setenv("MOTET_KERNEL_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.mark.usefixtures("bare")
 def test_without_a_compiler_torch_serves(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
-    assert isinstance(select_ops(torch.device("cpu")), CpuOps)
-    assert "no C++ compiler" in caplog.text
+    selected = select_kernels(torch.device("cpu"))
+    assert isinstance(selected.ops, CpuOps)
+    assert selected.report == KernelReport("cpu", "no C++ compiler", "install g++")
+    assert "no C++ compiler (no-such-compiler)" in caplog.text
+
+
+def test_what_a_compiler_says_is_for_the_log(
+    bare: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    compiler = bare.parent / "broken"
+    compiler.write_text('#!/bin/sh\n[ "$1" = --version ] && exit\necho no room left >&2\nexit 1\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    report = select_kernels(torch.device("cpu")).report
+    assert f"{compiler} failed: no room left" in caplog.text
+    assert report.reason == "the C++ compiler failed"
+    assert str(bare.parent) not in f"{report}"
+
+
+def test_a_cache_that_cannot_be_trusted_is_named_in_the_log_alone(
+    bare: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bare.mkdir()
+    bare.chmod(0o777)
+    report = select_kernels(torch.device("cpu")).report
+    assert str(bare) in caplog.text
+    assert report.reason is not None
+    assert str(bare) not in f"{report}"
+    assert report.fix == "name a directory of your own in MOTET_KERNEL_CACHE"
+
+
+def test_on_an_old_processor_torch_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    try:
+        portable = NativeCpuOps("portable")
+    except native_build.BuildFailed as failure:
+        pytest.skip(str(failure))
+    monkeypatch.setattr(dispatch, "NativeCpuOps", lambda: portable)
+    selected = select_kernels(torch.device("cpu"))
+    assert isinstance(selected.ops, CpuOps)
+    assert selected.report.reason == "the processor has neither AVX2 nor AVX-512"
+    assert selected.report.fix is None

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import re
 import stat
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from motet_kernels.cpu import native_build
-from motet_kernels.cpu.native_build import BuildFailed, library_path
+from motet_kernels.cpu import build, native_build
+from motet_kernels.cpu.native_build import BuildFailed, library_path, make_prebuilt
 from motet_kernels.cpu.native_library import NativeLibrary, runnable_levels
 
-TRIVIAL = 'extern "C" int answer() { return 42; }'
+TRIVIAL = 'extern "C" __attribute__((visibility("default"))) int answer() { return 42; }'
 
 
 @pytest.fixture
@@ -21,6 +26,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     sources.mkdir()
     (sources / "trivial.cpp").write_text(TRIVIAL)
     monkeypatch.setattr(native_build, "SOURCES", sources)
+    monkeypatch.setattr(native_build, "PREBUILT", tmp_path / "prebuilt")
     monkeypatch.setenv("MOTET_KERNEL_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -71,6 +77,88 @@ def test_without_a_cache_that_can_be_written(
     monkeypatch.setattr(native_build.tempfile, "tempdir", str(tmp_path))
     assert library_path().exists()
     assert not cache.exists()
+
+
+def test_a_prebuilt_library_needs_no_compiler(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = make_prebuilt()
+    assert made.parent == native_build.PREBUILT
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert library_path() == made
+    assert ctypes.CDLL(str(made)).answer() == 42
+    assert not cache.exists()
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize("changed", ["source", "header", "flags", "machine"])
+def test_a_prebuilt_library_of_something_else_is_not_loaded(
+    changed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (native_build.SOURCES / "trivial.h").write_text("")
+    made = make_prebuilt()
+    if changed == "source":
+        (native_build.SOURCES / "trivial.cpp").write_text(TRIVIAL.replace("42", "43"))
+    elif changed == "header":
+        (native_build.SOURCES / "trivial.h").write_text(" ")
+    elif changed == "flags":
+        monkeypatch.setattr(native_build, "_FLAGS", (*native_build._FLAGS, "-O2"))
+    else:
+        other = SimpleNamespace(machine="riscv64")
+        monkeypatch.setattr(native_build.os, "uname", lambda: other)
+    assert library_path() != made
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(BuildFailed, match="no C\\+\\+ compiler"):
+        library_path()
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize("whole", [True, False], ids=["directory", "file"])
+def test_a_prebuilt_library_that_others_can_write_is_not_loaded(
+    whole: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = make_prebuilt()
+    loose = made.parent if whole else made
+    loose.chmod(0o775)
+    assert library_path() != made
+    assert f"{made} is not used" in caplog.text
+    loose.chmod(0o755)
+    assert library_path() == made
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_prebuilt_library_of_another_user_is_not_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = make_prebuilt()
+    if made.stat().st_uid == 0:  # root's may be used by everyone
+        os.chown(made, 12345, 0)
+    else:
+        monkeypatch.setattr(native_build.os, "getuid", lambda: 12345)
+    assert native_build.prebuilt_library() is None
+
+
+def test_the_command(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(*flags: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["build", *flags])
+        return build.main(), capsys.readouterr().out
+
+    code, text = said()
+    (path,) = cache.iterdir()
+    assert code == 0
+    assert re.fullmatch(rf"The native CPU kernels were compiled in \d+ s: {path}\n", text)
+    assert said() == (0, f"The native CPU kernels are there already: {path}\n")
+    code, text = said("--prebuilt")
+    (shipped,) = native_build.PREBUILT.iterdir()
+    assert code == 0
+    assert text.endswith(f"compiled in 0 s: {shipped}\n")
+    assert said() == (0, f"The native CPU kernels are there already: {shipped}\n")
+
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    code, text = said("--prebuilt")
+    assert code == 1
+    assert "no C++ compiler (no-such-compiler); install g++" in text
+    assert "torch serves" in text
 
 
 def test_levels() -> None:

@@ -1,8 +1,10 @@
+import re
 from pathlib import Path
 
 import pytest
 from motet.errors import InvalidSetting
-from motet.settings import Settings, env_name, is_loopback
+from motet.settings import KERNEL_VARIABLES, Settings, env_name, is_loopback
+from motet_kernels.cpu import native_build
 from pydantic import ValidationError
 
 
@@ -47,6 +49,14 @@ def test_a_misspelt_variable_is_refused_with_the_nearest_name(
     monkeypatch.setenv("MOTET_MAX_NUM_SEQ", "3")
     with pytest.raises(InvalidSetting, match="did you mean MOTET_MAX_NUM_SEQS"):
         Settings.load()
+
+
+def test_a_variable_of_the_kernels_is_no_misspelt_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = set(re.findall(r"MOTET_\w+", Path(native_build.__file__).read_text()))
+    assert read == KERNEL_VARIABLES
+    for name in read:
+        monkeypatch.setenv(name, "/srv/cache")
+    Settings.load()
 
 
 def test_a_misspelt_flag_is_refused_with_the_nearest_name() -> None:

@@ -11,11 +11,12 @@ import httpx
 import torch
 from fastapi import FastAPI
 from motet.api.app import build_app
-from motet.api.server import Server, listen
+from motet.api.server import Server, bind
 from motet.api.service import ServedModel, Service
 from motet.settings import Settings
 from motet.tenancy.tenants import Tenants
 from motet_adapters import AdapterStore, Limits
+from motet_kernels import KernelReport
 
 from tests.support.base_weights import RandomBase
 from tests.support.byte_tokenizer import ByteTokenizer
@@ -23,6 +24,7 @@ from tests.support.scripted_engine import ScriptedEngine
 
 BASE_NAME = "acme/Tiny-Base"
 ADMIN_KEY = "an-admin-key-of-the-tests"
+KERNELS = KernelReport("scripted", "no C++ compiler", "install g++")
 
 
 @dataclass
@@ -83,7 +85,7 @@ def live_server(
     keys = {name: known.create(name)[1] for name in tenants}
     engine = engine or ScriptedEngine()
     model = ServedModel(BASE_NAME, base.fingerprint, 1_700_000_000)
-    app = build_app(chosen, engine, store, known, tokenizer or ByteTokenizer(), model)
+    app = build_app(chosen, engine, store, known, tokenizer or ByteTokenizer(), model, KERNELS)
     try:
         with _running(app, chosen) as (server, url):
             yield LiveServer(url, app, server, engine, store, known, base, chosen, keys)
@@ -103,8 +105,8 @@ def _running(app: FastAPI, settings: Settings) -> Iterator[tuple[Server, str]]:
         listening.set()
 
     server = Server(app, settings, note)
-    listener = listen(settings)
-    thread = threading.Thread(target=server.run, args=([listener],), name="server")
+    bound = bind(settings)
+    thread = threading.Thread(target=server.run, args=([bound],), name="server")
     thread.start()
     try:
         assert listening.wait(20), "the server did not start"

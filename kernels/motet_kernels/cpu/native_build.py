@@ -1,4 +1,4 @@
-"""The C++ of native/ as one shared library: prebuilt, or compiled once for each compiler and source."""
+"""The C++ of native/ as one library: prebuilt, or compiled once for each compiler and source."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def prebuilt_library() -> Path | None:
 
     One that another user could have written is not used, and the log says so.
     """
-    path = PREBUILT / f"motet-kernels-{_source_digest()[:24]}.so"
+    path = _prebuilt_path()
     if not path.exists():
         return None
     if not (_only_ours(PREBUILT) and _only_ours(path)):
@@ -79,12 +79,19 @@ def prebuilt_library() -> Path | None:
 
 
 def make_prebuilt() -> Path:
-    """Compile the library into PREBUILT. Raises BuildFailed like `cached_library`."""
-    path = PREBUILT / f"motet-kernels-{_source_digest()[:24]}.so"
+    """Compile the library into PREBUILT, anew in any case.
+
+    Raises BuildFailed like `cached_library`, OSError where PREBUILT cannot be written.
+    """
+    path = _prebuilt_path()
     compiler = _compiler()
     PREBUILT.mkdir(mode=0o755, exist_ok=True)
     _build(compiler, path)
     return path
+
+
+def _prebuilt_path() -> Path:
+    return PREBUILT / f"motet-kernels-{_source_digest()[:24]}.so"
 
 
 def cached_library() -> Path:
@@ -97,8 +104,16 @@ def cached_library() -> Path:
     compiler = _compiler()
     directory = _cache_directory()
     path = directory / f"motet-kernels-{_key(compiler)}.so"
-    if not path.exists():
-        _build(compiler, path)
+    try:
+        if not path.exists():
+            _build(compiler, path)
+    except OSError as error:
+        fix = "set MOTET_KERNEL_CACHE"
+        raise BuildFailed(
+            f"cannot write the kernels: {error}; {fix}",
+            reason="the kernel cache cannot be written",
+            fix=fix,
+        ) from error
     return path
 
 
@@ -167,20 +182,12 @@ def _build(compiler: str, path: Path) -> None:
 
     torch's own, already in the process, serves: a second one would be a second pool of threads.
     """
-    try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix="build-") as scratch:
-            objects = _compile(compiler, Path(scratch))
-            library = Path(scratch) / path.name
-            _run([compiler, "-shared", *objects, "-o", str(library)])
-            library.chmod(0o644)  # whatever the umask: what others can write is not loaded
-            os.replace(library, path)
-    except OSError as error:
-        fix = "set MOTET_KERNEL_CACHE"
-        raise BuildFailed(
-            f"cannot write the kernels: {error}; {fix}",
-            reason="the kernel cache cannot be written",
-            fix=fix,
-        ) from error
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix="build-") as scratch:
+        objects = _compile(compiler, Path(scratch))
+        library = Path(scratch) / path.name
+        _run([compiler, "-shared", *objects, "-o", str(library)])
+        library.chmod(0o644)  # whatever the umask: what others can write is not loaded
+        os.replace(library, path)
 
 
 def _compile(compiler: str, scratch: Path) -> list[str]:

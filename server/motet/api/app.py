@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from motet_adapters import AdapterStore
 from motet_adapters.errors import AdapterError
+from motet_kernels import KernelReport
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
@@ -40,6 +41,7 @@ def build_app(
     tenants: Tenants,
     tokenizer: TextTokenizer,
     model: ServedModel,
+    kernels: KernelReport,
 ) -> FastAPI:
     """The server as an ASGI application; its lifespan starts the engine and stops it.
 
@@ -52,9 +54,10 @@ def build_app(
         tenants=tenants,
         tokenizer=tokenizer,
         model=model,
+        kernels=kernels,
         gate=Gate(settings, tenants),
         lifecycle=Lifecycle(settings.drain_timeout_s),
-        metrics=Metrics(engine.stats),
+        metrics=Metrics(engine.stats, kernels),
         bounds=Bounds(settings, engine.vocab_size),
         desk=UploadDesk(store, settings.max_uploads),
     )

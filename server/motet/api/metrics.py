@@ -6,7 +6,8 @@ Label values are few and fixed: never a tenant, an adapter or anything else a cl
 import time
 from collections.abc import Callable, Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from motet_kernels import KernelReport
+from prometheus_client import CollectorRegistry, Counter, Histogram, Info, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -23,9 +24,14 @@ _GAP_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 
 class Metrics:
     """One server's metrics in a registry of their own. Safe to use from any thread."""
 
-    def __init__(self, stats: Callable[[], EngineStats]) -> None:
+    def __init__(self, stats: Callable[[], EngineStats], kernels: KernelReport) -> None:
         self._registry = CollectorRegistry()
         self._registry.register(_EngineCollector(stats))
+        Info(
+            "motet_kernels",
+            "The kernels in use; reason: what keeps faster ones from serving, or empty.",
+            registry=self._registry,
+        ).info({"implementation": kernels.implementation, "reason": kernels.reason or ""})
         self._replies = Counter(
             "motet_http_replies",
             "HTTP replies; status 0: the client left before there was one.",

@@ -25,21 +25,28 @@ _log = logging.getLogger("motet.api")
 
 
 def run_server(
-    app: FastAPI, settings: Settings, on_listening: Callable[[str], None] | None = None
+    app: FastAPI,
+    settings: Settings,
+    bound: socket.socket,
+    on_listening: Callable[[str], None] | None = None,
 ) -> None:
     """Serves `app`, made by `build_app`, until SIGTERM or SIGINT and a drain have ended it.
 
-    The first signal drains, a second one ends at once. `on_listening` gets the URL once requests
-    are taken. Raises InvalidSetting if the server may not or cannot listen as it was told to,
-    EngineStopped if the engine failed, so that whoever supervises the process learns of it.
+    The first signal drains, a second one ends at once. `bound` is from `bind`, and the caller's to
+    close. `on_listening` gets the URL once requests are taken.
+    Raises InvalidSetting if the server may not or cannot listen as it was told to, EngineStopped if
+    the engine failed, so that whoever supervises the process learns of it.
     """
     service: Service = app.state.service
     notice = check_exposure(settings, service.tenants)
-    with listen(settings) as listener:
-        server = Server(app, settings, on_listening)
-        if notice is not None:
-            _log.warning(notice)
-        server.run(sockets=[listener])
+    try:
+        bound.listen()
+    except OSError as error:  # two processes may have bound it, as long as neither listened
+        raise _cannot_listen(settings, error) from None
+    server = Server(app, settings, on_listening)
+    if notice is not None:
+        _log.warning(notice)
+    server.run(sockets=[bound])
     if server.engine_failed:
         raise EngineStopped("The engine failed; the log above says why. Start the server again.")
 
@@ -105,8 +112,11 @@ def _config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     )
 
 
-def listen(settings: Settings) -> socket.socket:
-    """A socket bound as the settings say. Raises InvalidSetting where that can't be."""
+def bind(settings: Settings) -> socket.socket:
+    """A socket bound as the settings say, not listening yet: who connects is refused.
+
+    Raises InvalidSetting where that can't be, such as where somebody else listens.
+    """
     try:
         found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)
         # Of a name's addresses the IPv4 one: it is what people mean by localhost.

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from motet_adapters import AdapterStore
+from motet_kernels import KernelReport
 
 from motet.api.auth import Gate
 from motet.api.courier import Courier
@@ -87,6 +88,7 @@ class Service:
     tenants: Tenants
     tokenizer: TextTokenizer
     model: ServedModel
+    kernels: KernelReport
     gate: Gate
     lifecycle: Lifecycle
     metrics: Metrics

@@ -1,5 +1,7 @@
 """What operators and their machines ask: /health, /ready, /metrics."""
 
+from dataclasses import asdict
+
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -10,12 +12,13 @@ from motet.api.service import Service
 
 def system_router(service: Service) -> APIRouter:
     router = APIRouter()
+    kernels = {name: value for name, value in asdict(service.kernels).items() if value is not None}
 
     @router.get("/health")
     async def health() -> Response:
-        """Whether the process is worth keeping. Does not depend on load."""
+        """Whether the process is worth keeping, and what it computes with. Whatever the load."""
         healthy = service.engine.healthy
-        return _state(healthy, "ok" if healthy else "the engine has failed")
+        return _state(healthy, "ok" if healthy else "the engine has failed", kernels=kernels)
 
     @router.get("/ready")
     async def ready() -> Response:
@@ -33,5 +36,5 @@ def system_router(service: Service) -> APIRouter:
     return router
 
 
-def _state(good: bool, status: str) -> JSONResponse:
-    return JSONResponse({"status": status}, 200 if good else 503)
+def _state(good: bool, status: str, **more: object) -> JSONResponse:
+    return JSONResponse({"status": status, **more}, 200 if good else 503)

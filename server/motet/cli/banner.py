@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 
+from motet_kernels import KernelReport
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
@@ -20,7 +21,8 @@ class Facts:
 
     version: str
     model: str
-    device: str  # with dtype and kernels
+    device: str  # with dtype
+    kernels: KernelReport
     weight_bytes: int
     kv_bytes: int
     kv_tokens: int
@@ -42,7 +44,7 @@ class Sample:
 
 
 def print_banner(console: Console, facts: Facts, sample: Sample) -> None:
-    """Eight facts in a panel, and one curl line outside it, free of borders and breaks."""
+    """At most nine facts in a panel, and one curl line outside it, free of borders and breaks."""
     table = Table.grid(padding=(0, 2))
     for label, value in _rows(facts):
         table.add_row(Text(label, style="bold"), Text(value, no_wrap=True, overflow="ellipsis"))
@@ -74,7 +76,8 @@ def _rows(facts: Facts) -> list[tuple[str, str]]:
     )
     return [
         ("model", f"{facts.model} (NF4)"),
-        ("device", facts.device),
+        ("device", f"{facts.device}, {facts.kernels.implementation} kernels"),
+        *_slower(facts.kernels),
         ("memory", memory),
         ("adapters", f"{facts.num_adapters} in the store"),
         ("access", facts.access),
@@ -82,6 +85,14 @@ def _rows(facts: Facts) -> list[tuple[str, str]]:
         ("API", f"{facts.url}/openapi.json (and docs/api.md)"),
         ("started", f"in {facts.startup_s:.1f} s"),
     ]
+
+
+def _slower(kernels: KernelReport) -> list[tuple[str, str]]:
+    """What keeps faster kernels from serving, with the fix; nothing where nothing does."""
+    if kernels.reason is None:
+        return []
+    fix = f"; {kernels.fix} and start again" if kernels.fix else ""
+    return [("slower", f"torch instead of native kernels: {kernels.reason}{fix}")]
 
 
 def _size(num_bytes: int) -> str:

@@ -1,5 +1,6 @@
 """The serving process: open everything, say what is there, serve until told to stop."""
 
+import logging.config
 import time
 from contextlib import ExitStack, closing
 from importlib.metadata import version
@@ -8,7 +9,8 @@ import torch
 from motet_adapters.errors import AdapterError
 
 from motet.api.app import build_app
-from motet.api.server import run_server
+from motet.api.log_form import log_config
+from motet.api.server import bind, run_server
 from motet.api.service import ServedModel
 from motet.cli.banner import Facts, Sample, print_banner
 from motet.cli.demo_adapters import ensure_demo_adapters
@@ -36,10 +38,13 @@ def run(settings: Settings, *, demo: bool, started: float) -> None:
             "--demo brings adapters that were trained for the demo base; leave out --base, or "
             "leave out --demo."
         )
+    logging.config.dictConfig(log_config(settings.log_format))
     with ExitStack() as opened:
         tenants = opened.enter_context(closing(Tenants(tenants_file(settings.data_dir))))
         sample = _demo_sample(settings, tenants) if demo else None
-        check_exposure(settings, tenants)  # before the model is loaded, not minutes after
+        # Both before the model is loaded, not minutes after.
+        check_exposure(settings, tenants)
+        bound = opened.enter_context(bind(settings))
         with progress_bar("Starting") as report:
             runtime = opened.enter_context(closing(_open(settings, report, demo=demo)))
         app = build_app(
@@ -49,13 +54,14 @@ def run(settings: Settings, *, demo: bool, started: float) -> None:
             tenants,
             runtime.tokenizer,
             ServedModel(runtime.model_name, runtime.base.fingerprint, int(time.time())),
+            runtime.kernels,
         )
 
         def announce(url: str) -> None:
             facts = _facts(runtime, tenants, _reachable(url), time.monotonic() - started)
             print_banner(results(), facts, sample or _sample(runtime, tenants))
 
-        run_server(app, settings, announce)
+        run_server(app, settings, bound, announce)
 
 
 def _demo_sample(settings: Settings, tenants: Tenants) -> Sample:
@@ -93,6 +99,7 @@ def _facts(runtime: Runtime, tenants: Tenants, url: str, startup_s: float) -> Fa
         version=version("motet"),
         model=runtime.model_name,
         device=_device(runtime),
+        kernels=runtime.kernels,
         weight_bytes=runtime.weight_bytes,
         kv_bytes=runtime.kv_bytes,
         kv_tokens=stats.num_blocks * stats.block_size,
@@ -110,7 +117,7 @@ def _device(runtime: Runtime) -> str:
         where = torch.cuda.get_device_name(runtime.device)
     else:
         where = f"CPU, {torch.get_num_threads()} threads"
-    return f"{where}, {dtype}, {runtime.kernels} kernels"
+    return f"{where}, {dtype}"
 
 
 def _access(tenants: Tenants) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from motet_adapters import AdapterStore, Arena, Limits
-from motet_kernels import Ops, select_ops
+from motet_kernels import KernelReport, Ops, select_kernels
 
 from motet.engine.base import Progress, QuantizedBase, open_base
 from motet.engine.engine import Engine
@@ -35,7 +35,7 @@ class Runtime:
     engine: Engine
     device: torch.device
     dtype: torch.dtype
-    kernels: str  # which implementation of the ops serves
+    kernels: KernelReport
     kv_bytes: int
     weight_bytes: int  # of the base as it lies in memory
     probe_difference: float  # between the paged and the plain forward, relative
@@ -71,7 +71,9 @@ def open_runtime(settings: Settings, progress: Progress) -> Runtime:
     device = _device(settings)
     dtype = torch.bfloat16 if settings.dtype == "bfloat16" else torch.float32
     limits = _step_limits(settings)
-    ops = select_ops(device)
+    progress("Choosing the kernels", 0.0)  # compiles them once, where that has not been done
+    selection = select_kernels(device)
+    ops = selection.ops
     base = open_base(
         settings.base,
         cache_dir=settings.data_dir,
@@ -111,7 +113,7 @@ def open_runtime(settings: Settings, progress: Progress) -> Runtime:
         engine=engine,
         device=device,
         dtype=dtype,
-        kernels=ops.name,
+        kernels=selection.report,
         kv_bytes=model.kv_bytes,
         weight_bytes=model.weight_bytes,
         probe_difference=difference,

@@ -1,5 +1,6 @@
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -11,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from motet.api.server import listen
+from motet.api.server import bind, run_server
 from motet.errors import InvalidSetting
 from motet.settings import Settings
 
@@ -181,10 +182,22 @@ def test_it_does_not_listen_for_the_world_without_tenants(tmp_path: Path) -> Non
 
 
 def test_a_port_in_use_is_said(tmp_path: Path) -> None:
-    with listen(Settings(port=0)) as taken:
+    with bind(Settings(port=0)) as taken:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(InvalidSetting, match=rf"port {port}.*MOTET_PORT"):
-            listen(Settings(port=port))
+            bind(Settings(port=port))
     with pytest.raises(InvalidSetting, match="no-such-host"):
-        listen(Settings(host="no-such-host.invalid"))
+        bind(Settings(host="no-such-host.invalid"))
+
+
+def test_a_port_taken_while_the_model_was_loaded_is_said(server: LiveServer) -> None:
+    """Linux lets two sockets be bound to a port as long as neither listens."""
+    with bind(Settings(port=0)) as first:
+        settings = Settings(port=first.getsockname()[1])
+        with bind(settings) as second:
+            with pytest.raises(ConnectionRefusedError):  # nothing answers before it is ready
+                socket.create_connection(second.getsockname(), timeout=5)
+            first.listen()
+            with pytest.raises(InvalidSetting, match=r"in use.*MOTET_PORT"):
+                run_server(server.app, settings, second)

@@ -1,11 +1,15 @@
 import re
 from collections.abc import Iterator
+from dataclasses import asdict
 
 import httpx
 import pytest
+from motet.api.metrics import Metrics
+from motet_kernels import KernelReport
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.live_server import BASE_NAME, LiveServer
+from tests.support.live_server import BASE_NAME, KERNELS, LiveServer
+from tests.support.scripted_engine import ScriptedEngine
 
 
 @pytest.fixture
@@ -49,6 +53,14 @@ def test_the_engine_is_read_at_the_scrape(client: httpx.Client) -> None:
     assert steps is not None
     client.post("/v1/completions", json={"model": BASE_NAME, "prompt": "x", "max_tokens": 5})
     assert value(scrape(client), "steps_total") >= steps + 5
+
+
+def test_the_kernels_in_use_are_told(client: httpx.Client) -> None:
+    labels = {"implementation": KERNELS.implementation, "reason": KERNELS.reason}
+    assert value(scrape(client), "kernels_info", **labels) == 1
+    assert client.get("/health").json() == {"status": "ok", "kernels": asdict(KERNELS)}
+    best = Metrics(ScriptedEngine().stats, KernelReport("cpu-native (avx2)")).text().decode()
+    assert 'motet_kernels_info{implementation="cpu-native (avx2)",reason=""} 1.0' in best
 
 
 def test_requests_are_counted_and_timed(client: httpx.Client) -> None:

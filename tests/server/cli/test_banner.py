@@ -1,15 +1,18 @@
 import io
 import json
 import shlex
+from dataclasses import replace
 
 import pytest
 from motet.cli.banner import Facts, Sample, curl, print_banner
+from motet_kernels import KernelReport
 from rich.console import Console
 
 FACTS = Facts(
     version="0.1.0",
     model="a-model-with-a-rather-long-name-of-its-own-that-does-not-fit-anywhere",
-    device="CPU, 2 threads, bfloat16, cpu kernels",
+    device="CPU, 2 threads, bfloat16",
+    kernels=KernelReport("cpu-native (avx2)"),
     weight_bytes=200 << 20,
     kv_bytes=4 << 30,
     kv_tokens=186384,
@@ -19,13 +22,14 @@ FACTS = Facts(
     url="http://127.0.0.1:8000",
     startup_s=4.2,
 )
+TORCH_SERVES = replace(FACTS, kernels=KernelReport("cpu", "no C++ compiler", "install g++"))
 SAMPLE = Sample("red", "What's the capital of Japan? 日本", "motet_key")
 
 
 @pytest.mark.parametrize("width", [40, 80, 200])
 def test_at_most_twelve_lines_and_the_curl_line_is_whole(width):
     out = io.StringIO()
-    print_banner(Console(file=out, width=width, force_terminal=True), FACTS, SAMPLE)
+    print_banner(Console(file=out, width=width, force_terminal=True), TORCH_SERVES, SAMPLE)
     lines = out.getvalue().splitlines()
     assert len(lines) <= 12
     assert lines[-1] == curl(FACTS.url, SAMPLE)
@@ -36,7 +40,7 @@ def test_what_an_operator_wants_to_know_is_there():
     print_banner(Console(file=out, width=160), FACTS, SAMPLE)
     for part in (
         FACTS.model,
-        "CPU, 2 threads",
+        "CPU, 2 threads, bfloat16, cpu-native (avx2) kernels",
         "200 MiB weights, 4.0 GiB KV cache (186,384 tokens), 512 MiB adapters",
         "3 in the store",
         "3 tenants, each with its own key",
@@ -45,6 +49,17 @@ def test_what_an_operator_wants_to_know_is_there():
         "4.2 s",
     ):
         assert part in out.getvalue()
+    assert "slower" not in out.getvalue()
+
+
+def test_kernels_slower_than_they_could_be_are_said_with_the_fix():
+    out = io.StringIO()
+    print_banner(Console(file=out, width=160), TORCH_SERVES, SAMPLE)
+    sentence = "torch instead of native kernels: no C++ compiler; install g++ and start again"
+    assert sentence in out.getvalue()
+    old = replace(FACTS, kernels=KernelReport("cpu", "the processor has no AVX2"))
+    print_banner(Console(file=out, width=160), old, SAMPLE)
+    assert "torch instead of native kernels: the processor has no AVX2 " in out.getvalue()
 
 
 def test_a_shell_reads_the_curl_line_as_it_was_meant():

@@ -1,5 +1,7 @@
 """The commands that open a base model, on a random tiny one."""
 
+import socket
+
 import pytest
 import torch
 from motet.engine.base import open_base
@@ -98,6 +100,15 @@ def test_serve_refuses_an_admin_key_that_is_short(run):
     result = run("serve", "--admin-key", "short")
     assert result.exit_code == 2
     assert "--admin-key" in result.stderr
+
+
+def test_serve_on_a_port_in_use_does_not_load_the_model_first(run, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        no_base = ("--base", tmp_path / "no-base")  # would be refused too, later
+        result = run("serve", *no_base, "--data-dir", tmp_path, "--port", port)
+    assert result.exit_code == 2
+    assert f"Cannot listen on 127.0.0.1 port {port}: Address already in use." in result.stderr
 
 
 def test_serve_on_a_store_in_use_is_a_sentence(run, checkpoint, data_dir):
