@@ -6,6 +6,15 @@ Knows nothing of tenants, HTTP, models or files. `ops.py` states each operation 
 """
 
 from motet_kernels.attention_layout import AttentionRow
+from motet_kernels.decoder_layer import (
+    AdaptedGroup,
+    CannotFuse,
+    DecoderLayer,
+    FusedLayer,
+    LayerOps,
+    LayerStep,
+    RmsNorm,
+)
 from motet_kernels.dispatch import KernelReport, Selection, select_kernels, select_ops
 from motet_kernels.lowrank import LowRank, SlotTable
 from motet_kernels.nf4 import Nf4Weight
@@ -14,14 +23,21 @@ from motet_kernels.reference import ReferenceOps
 from motet_kernels.routing import Routing, Segment
 
 __all__ = [
+    "AdaptedGroup",
     "AttentionPlan",
     "AttentionRow",
+    "CannotFuse",
+    "DecoderLayer",
+    "FusedLayer",
     "KernelReport",
+    "LayerOps",
+    "LayerStep",
     "LowRank",
     "Nf4Weight",
     "Ops",
     "PackedGroup",
     "ReferenceOps",
+    "RmsNorm",
     "Routing",
     "Segment",
     "Selection",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from motet_kernels.attention_layout import AttentionRow, check_rows
+from motet_kernels.decoder_layer import AdaptedGroup, DecoderLayer, FusedLayer, LayerStep, RmsNorm
 from motet_kernels.lowrank import SlotTable
 from motet_kernels.nf4 import Nf4Weight
 from motet_kernels.ops import AttentionPlan, PackedGroup, check_group
@@ -120,6 +121,40 @@ class ReferenceOps:
                     out[row.start + i, head] = torch.softmax(scores, dim=0) @ values
         return out
 
+    def fuse(self, layer: DecoderLayer) -> FusedLayer:
+        layer.check_shapes()
+        return FusedLayer(layer)
+
+    def decoder_layer(
+        self, x: Tensor, fused: FusedLayer, step: LayerStep, k_cache: Tensor, v_cache: Tensor
+    ) -> Tensor:
+        layer = fused.layer
+        normed = _rms_norm(x, layer.input_norm)
+        q, k, v = (
+            part.unflatten(-1, (-1, layer.head_size))
+            for part in self._linear(normed, layer.qkv, step)
+        )
+        q = _rotated(_rms_norm(q, layer.query_norm), step)
+        k = _rotated(_rms_norm(k, layer.key_norm), step)
+        self.store_kv(k, v, k_cache, v_cache, step.slots)
+        attended = self.attention(
+            q,
+            k_cache,
+            v_cache,
+            step.attention,
+            scale=layer.scale,
+            window=layer.window,
+            softcap=layer.softcap,
+        )
+        (output,) = self._linear(attended.flatten(1), layer.output, step)
+        hidden = x + output
+        gate, up = self._linear(_rms_norm(hidden, layer.post_norm), layer.gate_up, step)
+        (down,) = self._linear(torch.nn.functional.silu(gate) * up, layer.down, step)
+        return hidden + down
+
+    def _linear(self, x: Tensor, group: AdaptedGroup, step: LayerStep) -> tuple[Tensor, ...]:
+        return self.adapted_linear(x, group.packed, group.tables, step.routing)
+
 
 def _adapted_row(
     x: Tensor, weight: Tensor, bias: Tensor | None, table: SlotTable, slot: int
@@ -133,3 +168,19 @@ def _adapted_row(
         if lowrank.bias is not None:
             y = y + lowrank.bias.float()
     return y if bias is None else y + bias
+
+
+def _rms_norm(x: Tensor, norm: RmsNorm | None) -> Tensor:
+    """x [..., size] -> the same shape; None leaves x as it is."""
+    if norm is None:
+        return x
+    wide = x.float()
+    scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + norm.eps)
+    return norm.weight * (wide * scale).to(x.dtype)
+
+
+def _rotated(x: Tensor, step: LayerStep) -> Tensor:
+    """x [T, heads, D]; Su et al. 2021, https://arxiv.org/abs/2104.09864, pairs (i, i + D / 2)."""
+    first, second = x.chunk(2, dim=-1)
+    turned = torch.cat((-second, first), dim=-1)
+    return x * step.cos[:, None] + turned * step.sin[:, None]

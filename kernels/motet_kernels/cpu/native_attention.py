@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from motet_kernels.attention_layout import AttentionRow
-from motet_kernels.cpu.native_library import AttentionCall, NativeLibrary, StoreCall
+from motet_kernels.cpu.native_abi import AttentionCall, StoreCall
+from motet_kernels.cpu.native_library import NativeLibrary
 from motet_kernels.ops import AttentionPlan
 from motet_kernels.torch_attention import TorchAttentionPlan, plan_attention
 

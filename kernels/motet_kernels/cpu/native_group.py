@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from motet_kernels.cpu.cpu_ops import CpuGroup
-from motet_kernels.cpu.native_library import Block, Group, NativeLibrary
+from motet_kernels.cpu.native_abi import Block, Group
+from motet_kernels.cpu.native_library import NativeLibrary
 from motet_kernels.nf4 import BLOCK_LEN, Nf4Weight
 from motet_kernels.ops import PackedGroup
 

@@ -1,11 +1,11 @@
-"""The compiled library as Python calls it: its structs, its levels, its functions."""
+"""The compiled library as Python calls it: its levels and its functions."""
 
 from __future__ import annotations
 
 import ctypes
 import re
 from collections.abc import Sequence
-from ctypes import POINTER, Structure, c_float, c_int, c_int32, c_int64, c_void_p
+from ctypes import c_int, c_int64, c_void_p
 from pathlib import Path
 from typing import Any
 
@@ -18,71 +18,6 @@ LEVELS = ("amx-bf16", "avx512-bf16", "avx512", "avx2", "portable")
 EMULATED_LEVELS = ("amx-bf16-emulated",)
 
 ALL_LEVELS = (*LEVELS, *EMULATED_LEVELS)
-
-
-class Segment(Structure):
-    _fields_ = (("slot", c_int64), ("start", c_int64), ("stop", c_int64))
-
-
-class Block(Structure):
-    _fields_ = (
-        ("member", c_int32),
-        ("width", c_int32),
-        ("column", c_int64),
-        ("num_columns", c_int64),
-        ("out_column", c_int64),
-    )
-
-
-class Group(Structure):
-    _fields_ = (
-        ("weight", c_void_p),
-        ("bias", c_void_p),
-        ("blocks", POINTER(Block)),
-        ("num_blocks", c_int64),
-        ("num_members", c_int64),
-        ("in_features", c_int64),
-        ("out_features", c_int64),
-        ("scale_len", c_int64),
-    )
-
-
-class LinearCall(Structure):
-    _fields_ = (
-        ("group", POINTER(Group)),
-        ("x", c_void_p),
-        ("base", c_void_p),
-        ("y", c_void_p),
-        ("residual", c_void_p),
-        ("segments", c_void_p),
-        ("tables", c_void_p),
-        ("num_segments", c_int64),
-        ("num_tokens", c_int64),
-        ("is_bf16", c_int32),
-        ("num_threads", c_int32),
-    )
-
-
-class AttentionCall(Structure):
-    _fields_ = (
-        *((name, c_void_p) for name in ("q", "k", "v", "out", "rows", "blocks")),
-        *((name, c_int64) for name in ("num_rows", "num_tokens", "longest")),
-        *((name, c_int64) for name in ("q_token_stride", "q_head_stride")),
-        *((name, c_int64) for name in ("block_size", "num_heads", "num_kv_heads")),
-        *((name, c_int64) for name in ("key_size", "value_size", "window")),
-        *((name, c_float) for name in ("scale", "softcap")),
-        *((name, c_int32) for name in ("is_bf16", "num_threads")),
-    )
-
-
-class StoreCall(Structure):
-    _fields_ = (
-        *((name, c_void_p) for name in ("k", "v", "k_cache", "v_cache", "slots")),
-        *((name, c_int64) for name in ("num_tokens", "num_heads", "num_places")),
-        *((name, c_int64) for name in ("k_token_stride", "k_head_stride")),
-        *((name, c_int64) for name in ("v_token_stride", "v_head_stride")),
-        *((name, c_int64) for name in ("k_bytes", "v_bytes")),
-    )
 
 
 class NativeLibrary:
@@ -99,8 +34,10 @@ class NativeLibrary:
         if level is not None and level not in _runnable(library, ALL_LEVELS):
             raise ValueError(f"this machine cannot run {level}; it runs {', '.join(runnable)}")
         self.level = level or runnable[0]
-        self.linear = _function(library, f"linear_{_symbol(self.level)}", c_int, [c_void_p])
-        self.attention = _function(library, f"attention_{_symbol(self.level)}", c_int, [c_void_p])
+        self.linear = _at_level(library, "linear", self.level)
+        self.dense = _at_level(library, "dense", self.level)
+        self.attention = _at_level(library, "attention", self.level)
+        self.layer = _at_level(library, "layer", self.level)
         self.store_kv = _function(library, "store_kv", c_int, [c_void_p])
         self._packed_size = _function(library, "packed_size", c_int64, [c_int64] * 3)
         self._pack = _function(
@@ -139,6 +76,11 @@ def _has(library: ctypes.CDLL, level: str) -> bool:
     """Whether the level was compiled for this kind of processor, and this one has it."""
     function: Any = getattr(library, f"motet_has_{_symbol(level)}", None)
     return function is not None and bool(function())
+
+
+def _at_level(library: ctypes.CDLL, name: str, level: str) -> Any:
+    """A function of one struct's address that each level has."""
+    return _function(library, f"{name}_{_symbol(level)}", c_int, [c_void_p])
 
 
 def _function(library: ctypes.CDLL, name: str, result: Any, arguments: list[Any]) -> Any:

@@ -4,37 +4,27 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import groupby
 
 import torch
 from torch import Tensor
 
 from motet_kernels.attention_layout import AttentionRow
-from motet_kernels.cpu import native_attention
+from motet_kernels.cpu import native_attention, native_layer
 from motet_kernels.cpu.cpu_ops import CpuGroup, CpuOps
+from motet_kernels.cpu.native_abi import OUTSIDE_THE_CACHE, DenseCall, LinearCall
 from motet_kernels.cpu.native_attention import NativeAttentionPlan
 from motet_kernels.cpu.native_group import NativeGroup, can_pack, native_group, pack_weights
-from motet_kernels.cpu.native_library import LinearCall, NativeLibrary, Segment
+from motet_kernels.cpu.native_layer import NativeFusedLayer, NativeStep
+from motet_kernels.cpu.native_library import NativeLibrary
+from motet_kernels.cpu.native_routing import NativeRouting
 from motet_kernels.cpu.row_multiple import isolated_linear
+from motet_kernels.decoder_layer import DecoderLayer, FusedLayer, LayerStep
 from motet_kernels.lowrank import SlotTable
 from motet_kernels.nf4 import Nf4Weight
 from motet_kernels.ops import AttentionPlan, PackedGroup, check_group
 from motet_kernels.routing import Routing
 
 _DTYPES = (torch.float32, torch.bfloat16)
-
-
-@dataclass(frozen=True)
-class _Step:
-    """A routing as the kernels read it."""
-
-    routing: Routing
-    segments: ctypes.Array[Segment]  # those on adapters, neighbours on one slot joined
-    address: int
-    num_segments: int
-    num_tokens: int
-    last_slot: int
 
 
 class NativeCpuOps:
@@ -55,7 +45,8 @@ class NativeCpuOps:
         self._library = NativeLibrary(level)
         self.level = self._library.level
         self.name = f"cpu-native ({self.level})"
-        self._step: _Step | None = None
+        self._routing: NativeRouting | None = None
+        self._step: NativeStep | None = None
         self._call = LinearCall()
         self._call_address = ctypes.addressof(self._call)
 
@@ -95,14 +86,50 @@ class NativeCpuOps:
         )
 
     def dense_linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return self._torch.dense_linear(x, weight, bias)
+        if x.dtype not in _DTYPES or weight.dtype != x.dtype or not weight.is_contiguous():
+            return self._torch.dense_linear(x, weight, bias)
+        (num_tokens, k), n = x.shape, weight.shape[0]
+        if weight.shape[1] != k or (bias is not None and tuple(bias.shape) != (n,)):
+            raise ValueError(f"x {list(x.shape)} and bias do not fit a weight {list(weight.shape)}")
+        x, y = x.contiguous(), x.new_empty(num_tokens, n)
+        bias = None if bias is None else bias.to(x.dtype).contiguous()
+        call = DenseCall(
+            *(x.data_ptr(), weight.data_ptr(), None if bias is None else bias.data_ptr()),
+            *(y.data_ptr(), num_tokens, k, n),
+            *(x.dtype == torch.bfloat16, torch.get_num_threads()),
+        )
+        if self._library.dense(ctypes.addressof(call)):
+            raise MemoryError(f"no memory for a step of {num_tokens} tokens")
+        return y
+
+    def fuse(self, layer: DecoderLayer) -> FusedLayer:
+        return native_layer.fuse(layer)
+
+    def decoder_layer(
+        self, x: Tensor, fused: FusedLayer, step: LayerStep, k_cache: Tensor, v_cache: Tensor
+    ) -> Tensor:
+        assert isinstance(fused, NativeFusedLayer)
+        if self._step is None or self._step.step is not step:
+            self._step = native_layer.lay_out(step, self._routing_of(step.routing), k_cache)
+        native_layer.check(x, fused, self._step, k_cache, v_cache)
+        y, call = torch.empty_like(x), fused.call
+        for index, table in enumerate(fused.layer.tables):
+            fused.addresses[index] = table.pointers(fused.dtype).data_ptr()
+        call.step, call.x, call.y = self._step.address, x.data_ptr(), y.data_ptr()
+        call.k_cache, call.v_cache = k_cache.data_ptr(), v_cache.data_ptr()
+        failure = self._library.layer(ctypes.addressof(call))
+        if failure == OUTSIDE_THE_CACHE:
+            raise IndexError("a place for a key lies outside the cache")
+        if failure:
+            raise MemoryError(f"no memory for a step of {x.shape[0]} tokens")
+        return y
 
     def adapted_linear(
         self, x: Tensor, group: PackedGroup, tables: Sequence[SlotTable], routing: Routing
     ) -> tuple[Tensor, ...]:
         if not isinstance(group, NativeGroup):
             return self._torch.adapted_linear(x, group, tables, routing)
-        step = self._step_of(routing)
+        step = self._routing_of(routing)
         self._check(x, group, tables, step)
         x = x.contiguous()
         y = torch.empty(step.num_tokens, group.native.out_features, dtype=group.dtype)
@@ -166,14 +193,14 @@ class NativeCpuOps:
             softcap=softcap,
         )
 
-    def _step_of(self, routing: Routing) -> _Step:
-        """Every linear of a step comes with the same routing."""
-        if self._step is None or self._step.routing is not routing:
-            self._step = _lay_out(routing)
-        return self._step
+    def _routing_of(self, routing: Routing) -> NativeRouting:
+        """Every operation of a step comes with the same routing."""
+        if self._routing is None or self._routing.routing is not routing:
+            self._routing = NativeRouting.of(routing)
+        return self._routing
 
     def _check(
-        self, x: Tensor, group: NativeGroup, tables: Sequence[SlotTable], step: _Step
+        self, x: Tensor, group: NativeGroup, tables: Sequence[SlotTable], step: NativeRouting
     ) -> None:
         """Refuse what would make the kernels read elsewhere: they are handed bare addresses."""
         if x.dtype != group.dtype or x.shape != (step.num_tokens, group.in_features):
@@ -199,20 +226,3 @@ def _join_biases(weights: Sequence[Nf4Weight], biases: Sequence[Tensor | None]) 
         for weight, bias in zip(weights, biases, strict=True)
     ]
     return torch.cat(parts)
-
-
-def _lay_out(routing: Routing) -> _Step:
-    segments = []
-    for slot, run in groupby(routing.segments, key=lambda segment: segment.slot):
-        parts = list(run)
-        if slot:
-            segments.append(Segment(slot, parts[0].start, parts[-1].stop))
-    array = (Segment * len(segments))(*segments)
-    return _Step(
-        routing=routing,
-        segments=array,
-        address=ctypes.addressof(array),
-        num_segments=len(segments),
-        num_tokens=routing.num_tokens,
-        last_slot=max((segment.slot for segment in segments), default=0),
-    )
