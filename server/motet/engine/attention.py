@@ -8,10 +8,10 @@ caches and the layout.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from motet_kernels import AttentionPlan, Ops
+from motet_kernels import AttentionPlan, LayerStep, Ops, Routing
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
@@ -65,6 +65,18 @@ class PagedStep:
     caches: Mapping[int, tuple[Tensor, Tensor]]  # layer -> [P, block, Hkv, D], [P, block, Hkv, Dv]
     kv_slots: Tensor  # int64 [T]
     plan: AttentionPlan
+    routing: Routing
+    _layer_steps: list[tuple[Tensor, LayerStep]] = field(default_factory=list)
+
+    def layer_step(self, cos: Tensor, sin: Tensor) -> LayerStep:
+        """The step for whole layers; cos and sin [1, T, D]. Layers that are handed the same two
+        tensors share one."""
+        for made, step in self._layer_steps:
+            if made is cos:
+                return step
+        step = LayerStep(self.routing, self.plan, self.kv_slots, cos[0], sin[0])
+        self._layer_steps.append((cos, step))
+        return step
 
     def attend(self, layer: LayerAttention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         k_cache, v_cache = self.caches[layer.layer]

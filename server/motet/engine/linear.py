@@ -47,6 +47,10 @@ class LinearGroup:
         self._outputs: tuple[Tensor, ...] = ()
 
     @property
+    def packed(self) -> PackedGroup:
+        return self._packed
+
+    @property
     def num_bytes(self) -> int:
         """Memory of the packed weights."""
         values = (getattr(self._packed, item.name) for item in fields(self._packed))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,7 @@ from motet.engine import kv_cache
 from motet.engine.attention import ATTENTION_NAME, PagedStep, register_attention
 from motet.engine.base import QuantizedBase
 from motet.engine.batch import Batch, BatchLayout
+from motet.engine.layers import LayerOnTrial, candidates
 from motet.engine.linear import AdaptedLinear, CurrentRouting, DenseLinear, LinearGroup
 from motet.engine.survey import Survey, survey
 
@@ -71,12 +73,15 @@ class PagedModel:
             found.layers, self.num_blocks, budget.block_size, dtype, device
         )
         self.layout = BatchLayout(ops, budget.block_size, ops.row_multiple(dtype), device)
+        self.num_layers = len(found.layers)
+        self.num_one_call_layers = 0  # see layers.py; until they have been tried, none is
+        self._candidates = candidates(self._model, ops, self._groups, found.layers)
 
     @property
     def weight_bytes(self) -> int:
         """Memory of the base's weights as this device holds them."""
         dense: dict[int, int] = {p.data_ptr(): p.nbytes for p in self._model.parameters()}
-        return sum(dense.values()) + sum(group.num_bytes for group in self._groups)
+        return sum(dense.values()) + sum(group.num_bytes for group in self._groups.values())
 
     def bind(self, slot: Slot) -> None:
         """Put a loaded adapter's tensors into the tables, and nothing where it has none."""
@@ -92,7 +97,7 @@ class PagedModel:
     def forward(self, batch: Batch) -> Tensor:
         """Logits [R, V] of the rows that sample, in the order of `batch.sampling_rows`."""
         self._routing.set(batch.routing)
-        step = PagedStep(self.ops, self._caches, batch.kv_slots, batch.attention)
+        step = PagedStep(self.ops, self._caches, batch.kv_slots, batch.attention, batch.routing)
         output = self._model(
             input_ids=batch.input_ids,
             position_ids=batch.positions,
@@ -102,6 +107,19 @@ class PagedModel:
         )
         logits: Tensor = output.logits[0, : len(batch.sampling_rows)]
         return logits
+
+    @contextmanager
+    def layers_on_trial(self) -> Iterator[None]:
+        """Paged forwards in this context decide which layers run in one call after it."""
+        trials = {path: LayerOnTrial(layer) for path, layer in self._candidates.items()}
+        for path, trial in trials.items():
+            self._model.set_submodule(path, trial)
+        yield
+        for path, trial in trials.items():
+            layer = trial.candidate
+            passed = trial.passed(self.dtype)
+            self._model.set_submodule(path, layer if passed else layer.original)
+            self.num_one_call_layers += passed
 
     @torch.inference_mode()
     def plain_logits(self, ids: list[int]) -> Tensor:
@@ -117,8 +135,8 @@ class PagedModel:
 
     def _install(
         self, base: QuantizedBase, found: Survey, device: torch.device
-    ) -> list[LinearGroup]:
-        groups = []
+    ) -> dict[tuple[str, ...], LinearGroup]:
+        groups = {}
         for paths in found.groups:
             weights = [base.linears[path] for path in paths]
             biases = [base.biases.get(path) for path in paths]
@@ -129,7 +147,7 @@ class PagedModel:
             for member, path in enumerate(paths):
                 module = AdaptedLinear(group, member, weights[member].shape)
                 self._model.set_submodule(path, module)
-            groups.append(group)
+            groups[paths] = group
         for path, module in tuple(self._model.named_modules()):
             if type(module) is nn.Linear:  # what is left unquantised: the output head
                 self._model.set_submodule(path, DenseLinear(module, self.ops))

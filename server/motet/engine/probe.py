@@ -2,11 +2,13 @@
 
 The same tokens go through the model twice: once plainly, with transformers' own eager attention
 over the whole prompt, and once paged, in chunks and single tokens, two sequences in one batch.
-The logits must agree, or the model is refused.
+The logits must agree, or the model is refused. Before that, the layers that may run in one call are
+tried (layers.py), so that what is probed is what will serve.
 """
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 import torch
@@ -44,12 +46,18 @@ class ProbedModel(Protocol):
         """Logits [R, V] of the batch's sampling rows."""
         ...
 
+    def layers_on_trial(self) -> AbstractContextManager[None]:
+        """Paged forwards within decide which layers run in one call from then on."""
+        ...
+
 
 def probe(model: ProbedModel) -> float:
     """The largest relative difference seen. Raises UnsupportedModel if it is too large."""
     generator = torch.Generator().manual_seed(0)
     draw = torch.randint(0, model.vocab_size, (2, sum(CHUNKS)), generator=generator)
     prompts: list[list[int]] = draw.tolist()
+    with model.layers_on_trial():
+        _paged_logits(model, prompts)
     plain = torch.stack([model.plain_logits(prompt) for prompt in prompts]).float()
     paged = _paged_logits(model, prompts).float()
     difference = float((plain - paged).abs().max() / plain.abs().max())
