@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import torch
 from motet_kernels import Nf4Weight, Ops, Routing, SlotTable
+from motet_kernels.cpu.native_ops import NativeCpuOps
+from motet_kernels.ops import PackedGroup
+from torch import Tensor
+from torch.nn import functional as F
 
-from tests.support.cancelling import cancelling_product
+from tests.support.cancelling import cancelling_nf4, cancelling_product, parts_that_differ
 from tests.support.kernel_cases import CPU, RANKS, GroupCase, assert_close, slots_of
 from tests.support.poison import poisoned_memory
 
@@ -64,18 +68,36 @@ def test_the_number_of_threads_changes_nothing(native: Ops, dtype: torch.dtype) 
             assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
+def base_product(ops: Ops, weight: Nf4Weight, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    table = SlotTable(2, weight.shape[1], weight.shape[0], CPU)
+    group = ops.pack([weight], [None], dtype, CPU)
+
+    def product(x: Tensor) -> Tensor:
+        (y,) = ops.adapted_linear(x, group, [table], Routing.from_slots([0] * len(x)))
+        return y
+
+    return product
+
+
+@pytest.mark.parametrize("k", [64, 576, 1536, 100])
 @pytest.mark.parametrize("dtype", [torch.float32, BF16])
-def test_cancelling_sums_show_the_order_of_the_product(native: Ops, dtype: torch.dtype) -> None:
+def test_cancelling_sums_show_the_order_of_the_product(
+    native: Ops, dtype: torch.dtype, k: int
+) -> None:
     """The exact result is zero, so that any other order of the sum shows in the bits."""
-    x, weight = cancelling_product(133, 96, 576, dtype)
-    table = SlotTable(2, 576, 96, CPU)
-    group = native.pack([Nf4Weight.quantize(weight)], [None], dtype, CPU)
-    (large,) = native.adapted_linear(x, group, [table], Routing.from_slots([0] * 133))
-    for num_tokens in NUM_TOKENS:
-        for first in (0, 133 - num_tokens):
-            part = x[first : first + num_tokens]
-            (y,) = native.adapted_linear(part, group, [table], Routing.from_slots([0] * num_tokens))
-            assert torch.equal(y, large[first : first + num_tokens])
+    x, weight = cancelling_nf4(133, 96, k, dtype)
+    assert parts_that_differ(base_product(native, weight, dtype), x, NUM_TOKENS) == []
+
+
+def adapter_product(ops: Ops, rank: int, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    """One whose A cancels `cancelling_product`'s inputs, and whose B makes much of what is left."""
+    case = GroupCase.make((60,), 576, dtype, biased=False)
+    _, a = cancelling_product(40, rank, 576, dtype)
+    lowrank = case.tables[0][4]
+    assert lowrank is not None
+    bt = torch.randn(rank, 60, generator=torch.Generator().manual_seed(2)) * 1e6
+    case.tables[0].put(4, lowrank._replace(a=a, bt=bt.to(dtype)))
+    return lambda x: case.run(ops, x, [4] * len(x))[0]
 
 
 @pytest.mark.parametrize("rank", [1, 3, 16, 96])
@@ -83,17 +105,50 @@ def test_cancelling_sums_show_the_order_of_the_product(native: Ops, dtype: torch
 def test_cancelling_sums_show_the_order_of_the_adapter(
     native: Ops, rank: int, dtype: torch.dtype
 ) -> None:
-    case = GroupCase.make((60,), 576, dtype, biased=False)
-    x, a = cancelling_product(40, rank, 576, dtype)
-    lowrank = case.tables[0][4]
-    assert lowrank is not None
-    bt = torch.randn(rank, 60, generator=torch.Generator().manual_seed(2)) * 1e6
-    case.tables[0].put(4, lowrank._replace(a=a, bt=bt.to(dtype)))
-    large = case.run(native, x, [4] * 40)[0]
-    for num_tokens in (1, 2, 3, 4, 5, 7, 9, 16, 31):
-        assert torch.equal(
-            case.run(native, x[:num_tokens], [4] * num_tokens)[0], large[:num_tokens]
+    x, _ = cancelling_product(40, rank, 576, dtype)
+    product = adapter_product(native, rank, dtype)
+    assert parts_that_differ(product, x, (1, 2, 3, 4, 5, 7, 9, 16, 31)) == []
+
+
+@pytest.mark.parametrize("k", [64, 576, 1536, 100])
+@pytest.mark.parametrize("dtype", [torch.float32, BF16])
+def test_cancelling_sums_show_the_order_of_the_dense_product(
+    native: Ops, dtype: torch.dtype, k: int
+) -> None:
+    x, weight = cancelling_product(133, 96, k, dtype)
+
+    def product(x: Tensor) -> Tensor:
+        return native.dense_linear(x, weight, None)
+
+    assert parts_that_differ(product, x, NUM_TOKENS) == []
+
+
+class InHalves(NativeCpuOps):
+    """Computes an even number of rows in two halves of K, which other numbers are summed in one."""
+
+    def adapted_linear(
+        self, x: Tensor, group: PackedGroup, tables: Sequence[SlotTable], routing: Routing
+    ) -> tuple[Tensor, ...]:
+        if len(x) % 2:
+            return super().adapted_linear(x, group, tables, routing)
+        half = x.shape[1] // 2
+        parts = (F.pad(x[:, :half], (0, x.shape[1] - half)), F.pad(x[:, half:], (half, 0)))
+        first, second = (
+            super(InHalves, self).adapted_linear(part, group, tables, routing) for part in parts
         )
+        return tuple(a + b for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, BF16])
+def test_a_product_in_halves_is_found_out(native: NativeCpuOps, dtype: torch.dtype) -> None:
+    """Were the kernels to sum by the number of rows, the tests above would see it."""
+    wrong = InHalves(native.level)
+    x, weight = cancelling_nf4(133, 96, 576, dtype)
+    found = parts_that_differ(base_product(wrong, weight, dtype), x, NUM_TOKENS)
+    assert {count % 2 for _, count in found} == {0}
+    x, _ = cancelling_product(41, 16, 576, dtype)
+    found = parts_that_differ(adapter_product(wrong, 16, dtype), x, (1, 2, 3, 4, 5))
+    assert {count % 2 for _, count in found} == {0}
 
 
 def test_a_segment_may_start_anywhere_in_a_tile(native: Ops) -> None:
