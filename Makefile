@@ -1,12 +1,14 @@
 # make serve     install what is missing and serve the demo; ARGS="--port 9000" passes flags on
 # make test      lint, types and the whole test suite
 # make lint      the first half of it
+# make sanitize  the native kernels' tests, watched for memory errors and undefined behaviour
 # make bench     benchmarks/serve.py, with ARGS
 # make images    the container images; needs buildah
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+SANITIZED := $(CURDIR)/build/sanitized
 ARGS ?=
 
 # Stamps live inside the environment, so that removing it removes them.
@@ -14,8 +16,12 @@ MADE := $(VENV)/.made
 TO_SERVE := $(VENV)/.installed-to-serve
 TO_DEVELOP := $(VENV)/.installed-to-develop
 
+# Where they cannot be compiled it says why, and torch serves.
+MAKE_KERNELS = echo "Compiling the native CPU kernels (once; most of a minute)"; \
+    $(BIN)/python -m motet_kernels.cpu.build || true
+
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint bench images
+.PHONY: help serve test lint sanitize bench images
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -30,6 +36,17 @@ lint: $(TO_DEVELOP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# libstdc++ comes along because torch throws, which the checks can follow only if it is there first.
+# A report goes to standard error, so pytest must not hold that back (-s). Without a library of its
+# own in the folder, the tests have run on another one, and checked nothing.
+sanitize: $(TO_DEVELOP)
+	@rm -rf $(SANITIZED)
+	CXX=tests/support/sanitizing_compiler.sh MOTET_KERNEL_CACHE=$(SANITIZED) \
+	    LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" \
+	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	    $(BIN)/pytest -q -s -p no:faulthandler tests/kernels -k "avx or amx or portable" $(ARGS)
+	@ls $(SANITIZED)/*.so
 
 bench: $(TO_DEVELOP)
 	$(BIN)/python benchmarks/serve.py $(ARGS)
@@ -47,9 +64,11 @@ $(MADE):
 $(TO_SERVE): pyproject.toml | $(MADE)
 	@echo "Installing Motet into $(VENV) (once; minutes where torch has to be downloaded)"
 	@$(BIN)/python -m pip install -e .
+	@$(MAKE_KERNELS)
 	@touch $@
 
 $(TO_DEVELOP): pyproject.toml | $(MADE)
 	@echo "Installing Motet and its tests' needs into $(VENV)"
 	@$(BIN)/python -m pip install -e '.[dev]'
+	@$(MAKE_KERNELS)
 	@touch $@ $(TO_SERVE)

@@ -83,8 +83,12 @@ done
 echo "listens after $(($(date +%s) - begun)) s"
 
 echo "== GET /health"
-curl -sS --fail-with-body "$url/health" || fail "/health does not answer"
+curl -sS --fail-with-body "$url/health" > "$work/reply" || fail "/health does not answer"
+cat "$work/reply"
 echo
+if grep -qw avx2 /proc/cpuinfo; then
+    grep -Eq '"implementation": *"(cpu-native|gpu)' "$work/reply" || fail "torch serves, not our kernels"
+fi
 
 echo "== POST /v1/chat/completions"
 model=$(curl -sS --fail-with-body -H "Authorization: Bearer $key" "$url/v1/models" \

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
 from motet.settings import Settings, env_name
+from motet_kernels.cpu.native_build import PREBUILT
 
 from tests.support.dockerfile import Dockerfile
 
@@ -66,6 +68,17 @@ def test_the_base_can_be_swapped(image: Dockerfile) -> None:
     assert image.instructions[0] == ("ARG", "BASE=python:3.11-slim")
     stages = [each.value.split()[0] for each in image.instructions if each.name == "FROM"]
     assert set(stages) == {"${BASE}", "dependencies"}
+
+
+def test_the_native_kernels_come_without_their_compiler(image: Dockerfile, kind: str) -> None:
+    made = "RUN", "PYTHONPATH=kernels python3 -m motet_kernels.cpu.build --prebuilt"
+    wheel = next(e for e in image.instructions if e.value.startswith("pip wheel"))
+    assert image.instructions.index(made) < image.instructions.index(wheel)
+    assert made not in image.last_stage
+    compiler = any("apt-get" in each.value for each in image.last_stage)
+    assert compiler is (kind == "cuda"), "Triton alone needs one when the server runs"
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert f"cpu/{PREBUILT.name}/*" in data["package-data"]["motet_kernels"]
 
 
 def test_both_differ_only_in_what_a_gpu_needs() -> None:
