@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from motet_adapters import AdapterStore, Arena, Limits
 from motet_kernels import KernelReport, Ops, select_kernels
 
 from motet.engine.base import Progress, QuantizedBase, open_base
+from motet.engine.cores import usable_cores
 from motet.engine.engine import Engine
 from motet.engine.memory import default_kv_bytes
 from motet.engine.model import CacheBudget, PagedModel
@@ -118,11 +118,6 @@ def open_runtime(settings: Settings, progress: Progress) -> Runtime:
         weight_bytes=model.weight_bytes,
         probe_difference=difference,
     )
-
-
-def usable_cores() -> int:
-    """The cores this process may run on, not the machine's."""
-    return len(os.sched_getaffinity(0))
 
 
 def store_directory(data_dir: Path) -> Path:
