@@ -1,4 +1,4 @@
-"""A whole decoder layer as one operation, for implementations that have one.
+"""Whole decoder layers as one operation, for implementations that have one.
 
 The layer is the one of Llama and its kin: pre-norms, grouped-query attention with rotary
 embeddings, a SiLU-gated MLP, each linear with its own adapters. With n = rms_norm(x):
@@ -11,6 +11,7 @@ Every step's result is rounded to x's dtype, as where each is an operation of it
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -58,6 +59,8 @@ class DecoderLayer:
     scale: float
     window: int | None
     softcap: float | None
+    k_cache: Tensor  # [P, block_size, Hkv, D]
+    v_cache: Tensor
 
     @property
     def tables(self) -> tuple[SlotTable, ...]:
@@ -92,6 +95,11 @@ class DecoderLayer:
         ):
             if norm is not None and tuple(norm.weight.shape) != (length,):
                 raise ValueError(f"a norm of {tuple(norm.weight.shape)}, expected ({length},)")
+        for cache in (self.k_cache, self.v_cache):
+            if cache.dim() != 4 or tuple(cache.shape[2:]) != (kv_heads, size):
+                raise ValueError(
+                    f"a cache must be [P, block_size, {kv_heads}, {size}], got {list(cache.shape)}"
+                )
 
 
 @dataclass(frozen=True)
@@ -110,24 +118,26 @@ class CannotFuse(ValueError):
 
 
 @dataclass(frozen=True)
-class FusedLayer:
-    """A layer in the form one implementation reads. Opaque to callers."""
+class FusedLayers:
+    """Layers in the form one implementation reads. Opaque to callers."""
 
-    layer: DecoderLayer
+    layers: tuple[DecoderLayer, ...]
 
 
 @runtime_checkable
 class LayerOps(Protocol):
     """What an implementation of Ops has besides if it runs whole layers."""
 
-    def fuse(self, layer: DecoderLayer) -> FusedLayer:
-        """Prepare a layer whose groups this implementation packed. Raises CannotFuse."""
+    def fuse(self, layers: Sequence[DecoderLayer]) -> FusedLayers:
+        """Prepare layers that follow each other, whose groups this implementation packed.
 
-    def decoder_layer(
-        self, x: Tensor, fused: FusedLayer, step: LayerStep, k_cache: Tensor, v_cache: Tensor
-    ) -> Tensor:
-        """x [T, H] -> y [T, H] of x's dtype, under the isolation promise.
+        Their caches are of one shape. Raises CannotFuse where this implementation cannot run them,
+        ValueError where parts do not fit.
+        """
 
-        The step's keys and values go into the caches [P, block_size, Hkv, D] at `step.slots`,
-        before anything is attended to.
+    def decoder_layers(self, x: Tensor, fused: FusedLayers, step: LayerStep) -> Tensor:
+        """x [T, H] through the layers -> y [T, H] of x's dtype, under the isolation promise.
+
+        The step's keys and values go into each layer's caches at `step.slots` before anything of
+        that layer is attended to.
         """

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from motet_kernels.attention_layout import AttentionRow, check_rows
-from motet_kernels.decoder_layer import AdaptedGroup, DecoderLayer, FusedLayer, LayerStep, RmsNorm
+from motet_kernels.decoder_layer import AdaptedGroup, DecoderLayer, FusedLayers, LayerStep, RmsNorm
 from motet_kernels.lowrank import SlotTable
 from motet_kernels.nf4 import Nf4Weight
 from motet_kernels.ops import AttentionPlan, PackedGroup, check_group
@@ -121,14 +121,17 @@ class ReferenceOps:
                     out[row.start + i, head] = torch.softmax(scores, dim=0) @ values
         return out
 
-    def fuse(self, layer: DecoderLayer) -> FusedLayer:
-        layer.check_shapes()
-        return FusedLayer(layer)
+    def fuse(self, layers: Sequence[DecoderLayer]) -> FusedLayers:
+        for layer in layers:
+            layer.check_shapes()
+        return FusedLayers(tuple(layers))
 
-    def decoder_layer(
-        self, x: Tensor, fused: FusedLayer, step: LayerStep, k_cache: Tensor, v_cache: Tensor
-    ) -> Tensor:
-        layer = fused.layer
+    def decoder_layers(self, x: Tensor, fused: FusedLayers, step: LayerStep) -> Tensor:
+        for layer in fused.layers:
+            x = self._decoder_layer(x, layer, step)
+        return x
+
+    def _decoder_layer(self, x: Tensor, layer: DecoderLayer, step: LayerStep) -> Tensor:
         normed = _rms_norm(x, layer.input_norm)
         q, k, v = (
             part.unflatten(-1, (-1, layer.head_size))
@@ -136,11 +139,11 @@ class ReferenceOps:
         )
         q = _rotated(_rms_norm(q, layer.query_norm), step)
         k = _rotated(_rms_norm(k, layer.key_norm), step)
-        self.store_kv(k, v, k_cache, v_cache, step.slots)
+        self.store_kv(k, v, layer.k_cache, layer.v_cache, step.slots)
         attended = self.attention(
             q,
-            k_cache,
-            v_cache,
+            layer.k_cache,
+            layer.v_cache,
             step.attention,
             scale=layer.scale,
             window=layer.window,

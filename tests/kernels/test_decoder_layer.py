@@ -1,4 +1,4 @@
-"""A decoder layer as one operation: right, and every row alone to the bit."""
+"""Decoder layers as one operation: right, and every row alone to the bit."""
 
 from __future__ import annotations
 
@@ -124,11 +124,11 @@ def test_parts_that_do_not_fit_are_refused(ops: Ops) -> None:
     if not isinstance(ops, LayerOps):
         pytest.skip("runs no whole layers")
     case = LayerCase.make(torch.float32)
-    layer = case.fuse(ops).layer
+    layer = case.fuse(ops).layers[0]
     group = GroupCase.make((64,), 64, torch.float32)
     wrong = AdaptedGroup(ops.pack(group.weights, group.biases, torch.float32, CPU), group.tables)
     with pytest.raises(ValueError, match="expected"):
-        ops.fuse(DecoderLayer(**{**vars(layer), "output": wrong}))
+        ops.fuse([DecoderLayer(**{**vars(layer), "output": wrong})])
 
 
 def test_a_place_outside_the_cache_is_refused(native: Ops) -> None:
@@ -137,12 +137,11 @@ def test_a_place_outside_the_cache_is_refused(native: Ops) -> None:
     fused = case.fuse(native)
     plan = native.plan_attention([AttentionRow(0, 1, 1, (0,))], 4, CPU)
     ones = torch.ones(1, case.sizes.head_size)
-    cache = torch.zeros(2, 4, case.sizes.num_kv_heads, case.sizes.head_size)
     x = torch.zeros(1, case.sizes.hidden)
     for place in (-1, 8):
         step = LayerStep(Routing.from_slots([0]), plan, torch.tensor([place]), ones, ones)
         with pytest.raises(IndexError, match="outside the cache"):
-            native.decoder_layer(x, fused, step, cache, cache.clone())
+            native.decoder_layers(x, fused, step)
     step = LayerStep(Routing.from_slots([0]), plan, torch.tensor([0]), ones, ones.double())
     with pytest.raises(ValueError, match="sin must be"):
-        native.decoder_layer(x, fused, step, cache, cache.clone())
+        native.decoder_layers(x, fused, step)

@@ -10,7 +10,7 @@ from motet_kernels import (
     AdaptedGroup,
     AttentionRow,
     DecoderLayer,
-    FusedLayer,
+    FusedLayers,
     LayerOps,
     LayerStep,
     Ops,
@@ -89,34 +89,47 @@ class LayerCase:
             softcap=softcap,
         )
 
-    def fuse(self, ops: Ops) -> FusedLayer:
-        assert isinstance(ops, LayerOps)
+    def layer(self, ops: Ops, k_cache: Tensor, v_cache: Tensor) -> DecoderLayer:
         qkv, output, gate_up, down = (
             AdaptedGroup(ops.pack(case.weights, case.biases, self.dtype, CPU), case.tables)
             for case in self.groups
         )
-        return ops.fuse(
-            DecoderLayer(
-                qkv,
-                output,
-                gate_up,
-                down,
-                *self.norms,
-                *self.head_norms,
-                num_heads=self.sizes.num_heads,
-                num_kv_heads=self.sizes.num_kv_heads,
-                head_size=self.sizes.head_size,
-                scale=0.002,
-                window=self.window,
-                softcap=self.softcap,
-            )
+        return DecoderLayer(
+            qkv,
+            output,
+            gate_up,
+            down,
+            *self.norms,
+            *self.head_norms,
+            num_heads=self.sizes.num_heads,
+            num_kv_heads=self.sizes.num_kv_heads,
+            head_size=self.sizes.head_size,
+            scale=0.002,
+            window=self.window,
+            softcap=self.softcap,
+            k_cache=k_cache,
+            v_cache=v_cache,
         )
 
-    def run(self, ops: Ops, rows: Sequence[LayerRow]) -> list[Tensor]:
-        """The output of each row [num_tokens, H]; the cache is NaN wherever no row may look."""
+    def fuse(self, ops: Ops) -> FusedLayers:
+        """The layer over a small cache."""
         assert isinstance(ops, LayerOps)
-        fused = self.fuse(ops)
+        shape = (2, BLOCK_SIZE, self.sizes.num_kv_heads, self.sizes.head_size)
+        return ops.fuse([self.layer(ops, *torch.zeros(2, *shape, dtype=self.dtype))])
+
+    def run(self, ops: Ops, rows: Sequence[LayerRow]) -> list[Tensor]:
+        """The output of each row [num_tokens, H] after the layer, twice with caches of its own.
+
+        A cache is NaN wherever no row may look.
+        """
+        assert isinstance(ops, LayerOps)
         k_cache, v_cache, tables = self._caches(rows)
+        fused = ops.fuse(
+            [
+                self.layer(ops, k_cache, v_cache),
+                self.layer(ops, k_cache.clone(), v_cache.clone()),
+            ]
+        )
         layout: list[AttentionRow] = []
         slots: list[int] = []
         for row, blocks in zip(rows, tables, strict=True):
@@ -135,7 +148,7 @@ class LayerCase:
             sin,
         )
         x = torch.cat([self._inputs(row) for row in rows])
-        y = ops.decoder_layer(x, fused, step, k_cache, v_cache)
+        y = ops.decoder_layers(x, fused, step)
         return list(y.split([row.num_tokens for row in rows]))
 
     def _inputs(self, row: LayerRow) -> Tensor:

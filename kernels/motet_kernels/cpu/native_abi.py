@@ -99,19 +99,19 @@ class Layer(Structure):
         *((name, Norm) for name in ("input_norm", "post_norm", "query_norm", "key_norm")),
         *((name, c_int64) for name in ("num_heads", "num_kv_heads", "head_size", "window")),
         *((name, c_float) for name in ("scale", "softcap")),
+        *((name, c_void_p) for name in ("k_cache", "v_cache", "tables")),
     )
 
 
-class LayerCall(Structure):
+class LayersCall(Structure):
     _fields_ = (
-        ("layer", POINTER(Layer)),
-        ("step", c_void_p),
-        *((name, c_void_p) for name in ("x", "y", "k_cache", "v_cache", "tables", "seconds")),
+        *((name, c_void_p) for name in ("layers", "step", "x", "y", "seconds")),
+        ("num_layers", c_int64),
     )
 
 
 STAGES = ("norms", "linears", "rotary", "attention", "gate")
-"""What `LayerCall.seconds` counts, in this order."""
+"""What `LayersCall.seconds` counts, in this order."""
 
 OUTSIDE_THE_CACHE = 2
 """What a layer's call returns for a slot that is none."""

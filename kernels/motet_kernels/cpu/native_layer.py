@@ -1,36 +1,43 @@
-"""A decoder layer as one call of the native library."""
+"""Decoder layers as one call of the native library."""
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from motet_kernels.cpu.native_abi import Layer, LayerCall, NativeLayerStep, Norm
+from motet_kernels.cpu.native_abi import Layer, NativeLayerStep, Norm
 from motet_kernels.cpu.native_attention import NativeAttentionPlan
 from motet_kernels.cpu.native_group import NativeGroup
 from motet_kernels.cpu.native_routing import NativeRouting
 from motet_kernels.decoder_layer import (
     CannotFuse,
     DecoderLayer,
-    FusedLayer,
+    FusedLayers,
     LayerStep,
     RmsNorm,
 )
-
-NUM_TABLES = 7
+from motet_kernels.lowrank import SlotTable
 
 
 @dataclass(frozen=True)
-class NativeFusedLayer(FusedLayer):
-    """The C structs of a layer. They point into the layer's tensors and into `addresses`."""
+class NativeFusedLayers(FusedLayers):
+    """C structs that point into the layers' tensors and into each other."""
 
     dtype: torch.dtype
-    native: Layer
-    call: LayerCall
-    addresses: ctypes.Array[ctypes.c_void_p]  # of the slot tables, written before each call
+    pointers: ctypes.Array[ctypes.c_void_p]  # of the layers' structs
+    structs: tuple[Layer, ...]
+    tables: tuple[SlotTable, ...]  # of all layers, behind one another
+    addresses: ctypes.Array[ctypes.c_void_p]  # of those tables, written before each call
+    num_slots: int  # of the smallest table
+
+    def write_addresses(self) -> None:
+        """Bring the addresses of the slot tables up to date."""
+        for index, table in enumerate(self.tables):
+            self.addresses[index] = table.pointers(self.dtype).data_ptr()
 
 
 @dataclass(frozen=True)
@@ -39,38 +46,62 @@ class NativeStep:
 
     step: LayerStep
     routing: NativeRouting
-    plan: NativeAttentionPlan
     native: NativeLayerStep
     address: int
 
 
-def fuse(layer: DecoderLayer) -> NativeFusedLayer:
+def fuse(layers: Sequence[DecoderLayer]) -> NativeFusedLayers:
     """`LayerOps.fuse` for the native path."""
-    layer.check_shapes()
+    for layer in layers:
+        layer.check_shapes()
+    dtype = layers[0].k_cache.dtype
+    caches = [cache for layer in layers for cache in (layer.k_cache, layer.v_cache)]
+    shape = caches[0].shape
+    if any(c.shape != shape or c.dtype != dtype or not c.is_contiguous() for c in caches):
+        raise CannotFuse("the layers' caches are not all alike")
+    tables = tuple(table for layer in layers for table in layer.tables)
+    addresses = (ctypes.c_void_p * len(tables))()
+    structs, first_table = [], 0
+    for layer in layers:
+        address = ctypes.addressof(addresses) + first_table * ctypes.sizeof(ctypes.c_void_p)
+        structs.append(_struct(layer, dtype, address))
+        first_table += len(layer.tables)
+    pointers = (ctypes.c_void_p * len(structs))(*map(ctypes.addressof, structs))
+    num_slots = min(table.num_slots for table in tables)
+    return NativeFusedLayers(
+        tuple(layers), dtype, pointers, tuple(structs), tables, addresses, num_slots
+    )
+
+
+def _struct(layer: DecoderLayer, dtype: torch.dtype, tables: int) -> Layer:
     groups = [group.packed for group in (layer.qkv, layer.output, layer.gate_up, layer.down)]
     packed = [group for group in groups if isinstance(group, NativeGroup) and group.dense is None]
-    if len(packed) != len(groups):
+    if len(packed) != len(groups) or any(group.dtype != dtype for group in packed):
         raise CannotFuse("a linear of the layer has no packed NF4 weight")
-    dtype = packed[0].dtype
     norms = (layer.input_norm, layer.post_norm, layer.query_norm, layer.key_norm)
-    if any(norm and norm.weight.dtype != dtype for norm in norms):
-        raise CannotFuse(f"a norm of the layer is not {dtype}")
-    native = Layer(
+    return Layer(
         *(ctypes.pointer(group.native) for group in packed),
-        *(_norm(norm) for norm in norms),
+        *(_norm(norm, dtype) for norm in norms),
         *(layer.num_heads, layer.num_kv_heads, layer.head_size),
         *(layer.window or 0, layer.scale, layer.softcap or 0.0),
+        *(layer.k_cache.data_ptr(), layer.v_cache.data_ptr(), tables),
     )
-    addresses = (ctypes.c_void_p * NUM_TABLES)()
-    call = LayerCall(layer=ctypes.pointer(native), tables=ctypes.addressof(addresses))
-    return NativeFusedLayer(layer, dtype, native, call, addresses)
 
 
-def lay_out(step: LayerStep, routing: NativeRouting, k_cache: Tensor) -> NativeStep:
-    """Check a step once and put it into C's form. Raises ValueError where its parts do not fit."""
-    plan, num_tokens = step.attention, routing.num_tokens
+def _norm(norm: RmsNorm | None, dtype: torch.dtype) -> Norm:
+    if norm is None:
+        return Norm(None, 0.0)
+    if norm.weight.dtype != dtype or not norm.weight.is_contiguous():
+        raise CannotFuse(f"a norm's weight is not {dtype}, or not contiguous")
+    return Norm(norm.weight.data_ptr(), norm.eps)
+
+
+def lay_out(step: LayerStep, routing: NativeRouting, fused: NativeFusedLayers) -> NativeStep:
+    """A step in C's form. Raises ValueError where its parts do not fit: the kernels are handed
+    bare addresses."""
+    layer, plan, num_tokens = fused.layers[0], step.attention, routing.num_tokens
     assert isinstance(plan, NativeAttentionPlan)
-    num_blocks, block_size = k_cache.shape[:2]
+    num_blocks, block_size = layer.k_cache.shape[:2]
     if plan.num_tokens != num_tokens or step.slots.shape != (num_tokens,):
         raise ValueError(
             f"a step of {num_tokens} tokens has attention for {plan.num_tokens} and "
@@ -81,48 +112,25 @@ def lay_out(step: LayerStep, routing: NativeRouting, k_cache: Tensor) -> NativeS
             f"the plan wants block {plan.last_block} of {plan.block_size} positions; there are "
             f"{num_blocks} blocks of {block_size}"
         )
+    if routing.last_slot >= fused.num_slots:
+        raise ValueError(f"slot {routing.last_slot} is not in a table of {fused.num_slots} slots")
+    rotary = (num_tokens, layer.head_size)
+    check("cos", step.cos, rotary, fused.dtype)
+    check("sin", step.sin, rotary, fused.dtype)
     native = NativeLayerStep(
         *(routing.address, plan.rows.data_ptr(), plan.blocks.data_ptr()),
         *(step.slots.data_ptr(), step.cos.data_ptr(), step.sin.data_ptr()),
         *(routing.num_segments, num_tokens, plan.rows.shape[0], plan.longest),
         *(block_size, num_blocks * block_size),
-        *(k_cache.dtype == torch.bfloat16, torch.get_num_threads()),
+        *(fused.dtype == torch.bfloat16, torch.get_num_threads()),
     )
-    return NativeStep(step, routing, plan, native, ctypes.addressof(native))
+    return NativeStep(step, routing, native, ctypes.addressof(native))
 
 
-def check(x: Tensor, fused: NativeFusedLayer, step: NativeStep, *caches: Tensor) -> None:
-    """Refuse what would make the kernels read elsewhere: they are handed bare addresses."""
-    layer, num_tokens = fused.layer, step.routing.num_tokens
-    rotary = (num_tokens, layer.head_size)
-    for name, tensor, shape in (
-        ("x", x, (num_tokens, layer.qkv.packed.in_features)),
-        ("cos", step.step.cos, rotary),
-        ("sin", step.step.sin, rotary),
-    ):
-        if tensor.dtype != fused.dtype or tensor.shape != shape or not tensor.is_contiguous():
-            raise ValueError(
-                f"{name} must be {fused.dtype} {list(shape)}, contiguous; got {tensor.dtype} "
-                f"{list(tensor.shape)}"
-            )
-    places = (step.native.num_places // step.plan.block_size, step.plan.block_size)
-    for cache in caches:
-        shape = (*places, layer.num_kv_heads, layer.head_size)
-        if cache.dtype != fused.dtype or cache.shape != shape or not cache.is_contiguous():
-            raise ValueError(
-                f"a cache must be {fused.dtype} {list(shape)}; got {cache.dtype} "
-                f"{list(cache.shape)}"
-            )
-    for table in layer.tables:
-        if step.routing.last_slot >= table.num_slots:
-            raise ValueError(
-                f"slot {step.routing.last_slot} is not in a table of {table.num_slots} slots"
-            )
-
-
-def _norm(norm: RmsNorm | None) -> Norm:
-    if norm is None:
-        return Norm(None, 0.0)
-    if not norm.weight.is_contiguous():
-        raise CannotFuse("a norm's weight is not contiguous")
-    return Norm(norm.weight.data_ptr(), norm.eps)
+def check(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Raise ValueError unless the tensor is as the kernels will take it to be."""
+    if tensor.dtype != dtype or tensor.shape != shape or not tensor.is_contiguous():
+        raise ValueError(
+            f"{name} must be {dtype} {list(shape)}, contiguous; got {tensor.dtype} "
+            f"{list(tensor.shape)}"
+        )

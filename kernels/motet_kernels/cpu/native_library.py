@@ -37,7 +37,7 @@ class NativeLibrary:
         self.linear = _at_level(library, "linear", self.level)
         self.dense = _at_level(library, "dense", self.level)
         self.attention = _at_level(library, "attention", self.level)
-        self.layer = _at_level(library, "layer", self.level)
+        self.layers = _at_level(library, "layers", self.level)
         self.store_kv = _function(library, "store_kv", c_int, [c_void_p])
         self._packed_size = _function(library, "packed_size", c_int64, [c_int64] * 3)
         self._pack = _function(

@@ -11,14 +11,14 @@ from torch import Tensor
 from motet_kernels.attention_layout import AttentionRow
 from motet_kernels.cpu import native_attention, native_layer
 from motet_kernels.cpu.cpu_ops import CpuGroup, CpuOps
-from motet_kernels.cpu.native_abi import OUTSIDE_THE_CACHE, DenseCall, LinearCall
+from motet_kernels.cpu.native_abi import OUTSIDE_THE_CACHE, DenseCall, LayersCall, LinearCall
 from motet_kernels.cpu.native_attention import NativeAttentionPlan
 from motet_kernels.cpu.native_group import NativeGroup, can_pack, native_group, pack_weights
-from motet_kernels.cpu.native_layer import NativeFusedLayer, NativeStep
+from motet_kernels.cpu.native_layer import NativeFusedLayers
 from motet_kernels.cpu.native_library import NativeLibrary
 from motet_kernels.cpu.native_routing import NativeRouting
 from motet_kernels.cpu.row_multiple import isolated_linear
-from motet_kernels.decoder_layer import DecoderLayer, FusedLayer, LayerStep
+from motet_kernels.decoder_layer import DecoderLayer, FusedLayers, LayerStep
 from motet_kernels.lowrank import SlotTable
 from motet_kernels.nf4 import Nf4Weight
 from motet_kernels.ops import AttentionPlan, PackedGroup, check_group
@@ -46,7 +46,7 @@ class NativeCpuOps:
         self.level = self._library.level
         self.name = f"cpu-native ({self.level})"
         self._routing: NativeRouting | None = None
-        self._step: NativeStep | None = None
+        self._seconds: int | None = None  # where layers add up their time
         self._call = LinearCall()
         self._call_address = ctypes.addressof(self._call)
 
@@ -102,26 +102,26 @@ class NativeCpuOps:
             raise MemoryError(f"no memory for a step of {num_tokens} tokens")
         return y
 
-    def fuse(self, layer: DecoderLayer) -> FusedLayer:
-        return native_layer.fuse(layer)
+    def fuse(self, layers: Sequence[DecoderLayer]) -> FusedLayers:
+        return native_layer.fuse(layers)
 
-    def decoder_layer(
-        self, x: Tensor, fused: FusedLayer, step: LayerStep, k_cache: Tensor, v_cache: Tensor
-    ) -> Tensor:
-        assert isinstance(fused, NativeFusedLayer)
-        if self._step is None or self._step.step is not step:
-            self._step = native_layer.lay_out(step, self._routing_of(step.routing), k_cache)
-        native_layer.check(x, fused, self._step, k_cache, v_cache)
-        y, call = torch.empty_like(x), fused.call
-        for index, table in enumerate(fused.layer.tables):
-            fused.addresses[index] = table.pointers(fused.dtype).data_ptr()
-        call.step, call.x, call.y = self._step.address, x.data_ptr(), y.data_ptr()
-        call.k_cache, call.v_cache = k_cache.data_ptr(), v_cache.data_ptr()
-        failure = self._library.layer(ctypes.addressof(call))
+    def decoder_layers(self, x: Tensor, fused: FusedLayers, step: LayerStep) -> Tensor:
+        assert isinstance(fused, NativeFusedLayers)
+        laid_out = native_layer.lay_out(step, self._routing_of(step.routing), fused)
+        num_tokens = laid_out.routing.num_tokens
+        shape = (num_tokens, fused.layers[0].qkv.packed.in_features)
+        native_layer.check("x", x, shape, fused.dtype)
+        fused.write_addresses()
+        y = torch.empty_like(x)
+        call = LayersCall(
+            *(ctypes.addressof(fused.pointers), laid_out.address, x.data_ptr(), y.data_ptr()),
+            *(self._seconds, len(fused.layers)),
+        )
+        failure = self._library.layers(ctypes.addressof(call))
         if failure == OUTSIDE_THE_CACHE:
             raise IndexError("a place for a key lies outside the cache")
         if failure:
-            raise MemoryError(f"no memory for a step of {x.shape[0]} tokens")
+            raise MemoryError(f"no memory for a step of {num_tokens} tokens")
         return y
 
     def adapted_linear(

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
 from dataclasses import replace
 
+import torch
 from motet_adapters import Arena
 
 from motet.engine.batch import Batch
@@ -76,6 +77,7 @@ class Engine:
         self._accepting = True
         self._stopping = False
         self._healthy = True
+        self._num_threads = torch.get_num_threads()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     # any thread
@@ -193,6 +195,8 @@ class Engine:
         return True
 
     def _run(self) -> None:
+        # torch's number is each thread's own, and a thread's first is what was set last anywhere.
+        torch.set_num_threads(self._num_threads)
         try:
             while not self._stopping:
                 if not self._safe_step():

@@ -1,14 +1,16 @@
-"""The third seam: a decoder layer of a known form as one operation.
+"""The third seam: decoder layers of a known form as one operation.
 
 A layer is taken for one of that form by its parts' names and shapes, and then by its results: both
-run on the same tokens, and only a layer that answers as transformers' own does is replaced. A model
-of another form keeps its layers, and loses nothing but speed.
+run on the same tokens, and only a layer that answers as transformers' own does is replaced. Those
+that are fed each other's outputs run in one call. A model of another form keeps its layers, and
+loses nothing but speed.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,8 +18,8 @@ from motet_kernels import (
     AdaptedGroup,
     CannotFuse,
     DecoderLayer,
-    FusedLayer,
     LayerOps,
+    LayerStep,
     RmsNorm,
 )
 from torch import Tensor, nn
@@ -32,56 +34,47 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 """Largest difference from transformers' own layer, relative to the layer's largest output."""
 
 
-class OneCallLayer(nn.Module):
-    """A decoder layer that computes a paged step in one call; anything else as it always did."""
+@dataclass(frozen=True)
+class Candidate:
+    """A layer of the model that looks as if it were of the known form."""
 
-    def __init__(self, original: nn.Module, ops: LayerOps, fused: FusedLayer, index: int) -> None:
-        super().__init__()
-        self.original = original
-        self._ops = ops
-        self._fused = fused
-        self._index = index
-
-    def forward(self, hidden_states: Tensor, *arguments: Any, **keywords: Any) -> Tensor:
-        """hidden_states [1, T, H] -> the same shape."""
-        step = keywords.get("step")
-        if not isinstance(step, PagedStep):
-            result: Tensor = self.original(hidden_states, *arguments, **keywords)
-            return result
-        return self.in_one_call(hidden_states, step, keywords["position_embeddings"])
-
-    def in_one_call(
-        self, hidden_states: Tensor, step: PagedStep, rotary: tuple[Tensor, Tensor]
-    ) -> Tensor:
-        k_cache, v_cache = step.caches[self._index]
-        y = self._ops.decoder_layer(
-            hidden_states[0], self._fused, step.layer_step(*rotary), k_cache, v_cache
-        )
-        return y[None]
+    path: str
+    original: nn.Module
+    layer: DecoderLayer
 
 
 class LayerOnTrial(nn.Module):
     """Runs both for as long as it is in place, and answers what the original does."""
 
-    def __init__(self, candidate: OneCallLayer) -> None:
+    def __init__(self, candidate: Candidate, ops: LayerOps, previous: LayerOnTrial | None) -> None:
         super().__init__()
         self.candidate = candidate
         self.differences: list[float] = []  # of each run, relative to the largest output
+        self.follows = True  # whether each run was fed the very output of the layer before
+        self.output: Tensor | None = None
+        self._ops = ops
+        self._fused = ops.fuse([candidate.layer])
+        self._previous = (previous,)  # in a tuple, lest it count as a part of this module
 
     def forward(self, hidden_states: Tensor, **keywords: Any) -> Tensor:
+        previous = self._previous[0]
+        self.follows &= previous is not None and previous.output is hidden_states
         expected: Tensor = self.candidate.original(hidden_states, **keywords)
-        rotary = keywords.get("position_embeddings")
-        if isinstance(rotary, tuple):
+        step, rotary = keywords.get("step"), keywords.get("position_embeddings")
+        difference = float("inf")
+        if isinstance(step, PagedStep) and isinstance(rotary, tuple):
             try:
-                actual = self.candidate.in_one_call(hidden_states, keywords["step"], rotary)
+                actual = self._ops.decoder_layers(
+                    hidden_states[0], self._fused, step.layer_step(*rotary)
+                )
             except ValueError as error:
                 # what the kernels refuse, such as a rotation of half a head
                 log.info("a layer cannot run in one call: %s", error)
-                self.differences.append(float("inf"))
             else:
                 largest = expected.float().abs().max()
-                difference = (actual.float() - expected.float()).abs().max() / largest
-                self.differences.append(float(difference))
+                difference = float((actual - expected[0]).float().abs().max() / largest)
+        self.differences.append(difference)
+        self.output = expected
         return expected
 
     def passed(self, dtype: torch.dtype) -> bool:
@@ -90,28 +83,108 @@ class LayerOnTrial(nn.Module):
         return bool(self.differences) and all(seen <= allowed for seen in self.differences)
 
 
-def candidates(
+class LayerStack:
+    """Layers that follow each other, computed when the first of them is called."""
+
+    def __init__(self, layers: Sequence[DecoderLayer], ops: LayerOps) -> None:
+        self._ops = ops
+        self._fused = ops.fuse(layers)
+        self._output: Tensor | None = None
+
+    def compute(self, hidden_states: Tensor, step: LayerStep) -> Tensor:
+        self._output = self._ops.decoder_layers(hidden_states[0], self._fused, step)[None]
+        return self._output
+
+    def computed(self, hidden_states: Tensor) -> Tensor:
+        """For the later layers: they must be handed what the first one returned."""
+        if hidden_states is not self._output:
+            raise RuntimeError("something came between two layers that had been seen to follow")
+        return hidden_states
+
+
+class StackedLayer(nn.Module):
+    """A layer of a stack in a paged step, and itself in any other forward."""
+
+    def __init__(self, original: nn.Module, stack: LayerStack, *, is_first: bool) -> None:
+        super().__init__()
+        self.original = original
+        self._stack = stack
+        self._is_first = is_first
+
+    def forward(self, hidden_states: Tensor, *arguments: Any, **keywords: Any) -> Tensor:
+        """hidden_states [1, T, H] -> the same shape."""
+        step = keywords.get("step")
+        if not isinstance(step, PagedStep):
+            result: Tensor = self.original(hidden_states, *arguments, **keywords)
+            return result
+        if not self._is_first:
+            return self._stack.computed(hidden_states)
+        return self._stack.compute(hidden_states, step.layer_step(*keywords["position_embeddings"]))
+
+
+def put_on_trial(
+    model: nn.Module, candidates: Sequence[Candidate], ops: LayerOps
+) -> list[LayerOnTrial]:
+    """Put a LayerOnTrial in place of each candidate, in the model's order."""
+    trials: list[LayerOnTrial] = []
+    for candidate in candidates:
+        try:
+            trial = LayerOnTrial(candidate, ops, trials[-1] if trials else None)
+        except CannotFuse as reason:
+            log.info("layer %s keeps its own forward: %s", candidate.path, reason)
+            continue
+        model.set_submodule(candidate.path, trial)
+        trials.append(trial)
+    return trials
+
+
+def adopt(model: nn.Module, trials: Sequence[LayerOnTrial], ops: LayerOps) -> int:
+    """End the trials: stacks of the layers that passed, the others as they were.
+
+    Returns how many passed.
+    """
+    dtype = trials[0].candidate.layer.k_cache.dtype if trials else torch.float32
+    stacks: list[list[LayerOnTrial]] = []
+    passed = None
+    for trial in trials:
+        model.set_submodule(trial.candidate.path, trial.candidate.original)
+        if not trial.passed(dtype):
+            passed = None
+            continue
+        if passed is not None and trial.follows:
+            stacks[-1].append(trial)
+        else:
+            stacks.append([trial])
+        passed = trial
+    for stack in stacks:
+        shared = LayerStack([trial.candidate.layer for trial in stack], ops)
+        for trial in stack:
+            layer = StackedLayer(trial.candidate.original, shared, is_first=trial is stack[0])
+            model.set_submodule(trial.candidate.path, layer)
+    return sum(len(stack) for stack in stacks)
+
+
+def find_candidates(
     model: nn.Module,
-    ops: object,
     groups: Mapping[tuple[str, ...], LinearGroup],
     shapes: Mapping[int, LayerShape],
-) -> dict[str, OneCallLayer]:
-    """Those of the model's layers, by path, that look as if they could run in one call.
+    caches: Mapping[int, tuple[Tensor, Tensor]],
+) -> list[Candidate]:
+    """Those of the model's layers that look as if they could run in one call, in its order.
 
     groups: the linears that replaced the model's, by their paths.
     """
-    if not isinstance(ops, LayerOps):
-        return {}
-    found = {}
+    found = []
     for path, module in model.named_modules():
         index = getattr(getattr(module, "self_attn", None), "layer_idx", None)
         if index not in shapes:
             continue
         try:
-            layer = _decoder_layer(path, module, groups, shapes[index])
-            found[path] = OneCallLayer(module, ops, ops.fuse(layer), index)
-        except (CannotFuse, _NotOfThisForm, ValueError) as reason:
+            layer = _decoder_layer(path, module, groups, shapes[index], caches[index])
+        except _NotOfThisForm as reason:
             log.info("layer %s keeps its own forward: %s", path, reason)
+        else:
+            found.append(Candidate(path, module, layer))
     return found
 
 
@@ -124,6 +197,7 @@ def _decoder_layer(
     module: nn.Module,
     groups: Mapping[tuple[str, ...], LinearGroup],
     shape: LayerShape,
+    caches: tuple[Tensor, Tensor],
 ) -> DecoderLayer:
     """Raises _NotOfThisForm for a layer that has other parts."""
     parts = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
@@ -158,6 +232,8 @@ def _decoder_layer(
         scale=shape.attention.scale,
         window=shape.attention.window,
         softcap=shape.attention.softcap,
+        k_cache=caches[0],
+        v_cache=caches[1],
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from motet_adapters import Slot
-from motet_kernels import LowRank, Ops, Routing, Segment, SlotTable
+from motet_kernels import LayerOps, LowRank, Ops, Routing, Segment, SlotTable
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
@@ -16,7 +16,7 @@ from motet.engine import kv_cache
 from motet.engine.attention import ATTENTION_NAME, PagedStep, register_attention
 from motet.engine.base import QuantizedBase
 from motet.engine.batch import Batch, BatchLayout
-from motet.engine.layers import LayerOnTrial, candidates
+from motet.engine.layers import adopt, find_candidates, put_on_trial
 from motet.engine.linear import AdaptedLinear, CurrentRouting, DenseLinear, LinearGroup
 from motet.engine.survey import Survey, survey
 
@@ -75,7 +75,7 @@ class PagedModel:
         self.layout = BatchLayout(ops, budget.block_size, ops.row_multiple(dtype), device)
         self.num_layers = len(found.layers)
         self.num_one_call_layers = 0  # see layers.py; until they have been tried, none is
-        self._candidates = candidates(self._model, ops, self._groups, found.layers)
+        self._candidates = find_candidates(self._model, self._groups, found.layers, self._caches)
 
     @property
     def weight_bytes(self) -> int:
@@ -111,15 +111,12 @@ class PagedModel:
     @contextmanager
     def layers_on_trial(self) -> Iterator[None]:
         """Paged forwards in this context decide which layers run in one call after it."""
-        trials = {path: LayerOnTrial(layer) for path, layer in self._candidates.items()}
-        for path, trial in trials.items():
-            self._model.set_submodule(path, trial)
+        if not isinstance(self.ops, LayerOps):
+            yield
+            return
+        trials = put_on_trial(self._model, self._candidates, self.ops)
         yield
-        for path, trial in trials.items():
-            layer = trial.candidate
-            passed = trial.passed(self.dtype)
-            self._model.set_submodule(path, layer if passed else layer.original)
-            self.num_one_call_layers += passed
+        self.num_one_call_layers = adopt(self._model, trials, self.ops)
 
     @torch.inference_mode()
     def plain_logits(self, ids: list[int]) -> Tensor:

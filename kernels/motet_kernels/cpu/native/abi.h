@@ -124,17 +124,19 @@ struct Layer {
     int64_t window;   // 0: none
     float scale;
     float softcap;    // 0: none
+    void* k_cache;    // [P, block_size, Hkv, head_size]
+    void* v_cache;
+    const SlotPointers* const* tables;  // q, k, v, output, gate, up, down
 };
 
 constexpr int kStages = 5;  // norms, linears, rotary and store, attention, gate
 
-struct LayerCall {
-    const Layer* layer;
+// Layers that follow each other. y may not be x.
+struct LayersCall {
+    const Layer* const* layers;
     const LayerStep* step;
-    const void* x;                      // [T, hidden]
-    void* y;                            // [T, hidden]
-    void* k_cache;                      // [P, block_size, Hkv, head_size]
-    void* v_cache;
-    const SlotPointers* const* tables;  // q, k, v, output, gate, up, down
-    double* seconds;                    // [kStages], added to, or null
+    const void* x;      // [T, hidden]
+    void* y;            // [T, hidden]
+    double* seconds;    // [kStages], added to, or null
+    int64_t num_layers;
 };

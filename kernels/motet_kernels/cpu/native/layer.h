@@ -1,4 +1,4 @@
-// A whole decoder layer by one team of threads: nothing but barriers between its steps.
+// Decoder layers by one team of threads: nothing but barriers between their steps.
 //
 // Every step is the row's own work or one of the products and sums whose order is the row's own, so
 // a row's bits do not depend on its company here either. Each step's result is rounded to T, as it
@@ -21,23 +21,24 @@ class LayerRun {
     using T = typename M::Stored;
 
    public:
-    explicit LayerRun(const LayerCall& call)
-        : call_(call), layer_(*call.layer), step_(*call.step) {}
+    explicit LayerRun(const LayersCall& call) : call_(call), step_(*call.step) {}
 
-    // False if there is no memory.
-    bool prepare_all() {
-        const int64_t hidden = layer_.qkv->in_features;
+    // Make layer i the one to run; by one thread. False if there is no memory.
+    bool prepare_layer(int64_t i) {
+        layer_ = call_.layers[i];
+        x_ = static_cast<const T*>(i ? call_.y : call_.x);
+        const int64_t hidden = layer_->qkv->in_features;
         normed_ = buffer(kNormed, hidden);
-        projected_ = buffer(kProjected, layer_.qkv->out_features);
-        attended_ = buffer(kAttended, layer_.output->in_features);
+        projected_ = buffer(kProjected, layer_->qkv->out_features);
+        attended_ = buffer(kAttended, layer_->output->in_features);
         hidden_ = buffer(kHidden, hidden);
-        gated_ = buffer(kGated, layer_.gate_up->out_features);
-        opened_ = buffer(kOpened, layer_.down->in_features);
+        gated_ = buffer(kGated, layer_->gate_up->out_features);
+        opened_ = buffer(kOpened, layer_->down->in_features);
         if (!normed_ || !projected_ || !attended_ || !hidden_ || !gated_ || !opened_) return false;
-        linears_[0] = linear(layer_.qkv, normed_, projected_, nullptr, 0);
-        linears_[1] = linear(layer_.output, attended_, hidden_, call_.x, 3);
-        linears_[2] = linear(layer_.gate_up, normed_, gated_, nullptr, 4);
-        linears_[3] = linear(layer_.down, opened_, call_.y, hidden_, 6);
+        linears_[0] = linear(layer_->qkv, normed_, projected_, nullptr, 0);
+        linears_[1] = linear(layer_->output, attended_, hidden_, x_, 3);
+        linears_[2] = linear(layer_->gate_up, normed_, gated_, nullptr, 4);
+        linears_[3] = linear(layer_->down, opened_, call_.y, hidden_, 6);
         for (int i = 0; i < 4; i++)
             if (!prepare(linears_[i], shared_[i], i)) return false;
         attention_ = attention_call();
@@ -46,7 +47,6 @@ class LayerRun {
 
     // One thread's share, for every thread of a region.
     void run(int thread, int num_threads) {
-        const typename M::Session session;
         Stopwatch watch(thread ? nullptr : call_.seconds);
         const auto done = [&](Stage stage) {
 #pragma omp barrier
@@ -54,7 +54,7 @@ class LayerRun {
         };
         const int64_t from = step_.num_tokens * thread / num_threads;
         const int64_t to = step_.num_tokens * (thread + 1) / num_threads;
-        norm_rows(static_cast<const T*>(call_.x), layer_.input_norm, from, to);
+        norm_rows(x_, layer_->input_norm, from, to);
         done(kStageNorms);
         compute(linears_[0], shared_[0], thread, num_threads);
         done(kStageLinears);
@@ -64,7 +64,7 @@ class LayerRun {
         done(kStageAttention);
         compute(linears_[1], shared_[1], thread, num_threads);
         done(kStageLinears);
-        norm_rows(hidden_, layer_.post_norm, from, to);
+        norm_rows(hidden_, layer_->post_norm, from, to);
         done(kStageNorms);
         compute(linears_[2], shared_[2], thread, num_threads);
         done(kStageLinears);
@@ -82,21 +82,21 @@ class LayerRun {
     LinearCall linear(
         const Group* group, const void* x, void* y, const void* residual, int first_table) const {
         return {
-            group, x, nullptr, y, residual, step_.segments, call_.tables + first_table,
+            group, x, nullptr, y, residual, step_.segments, layer_->tables + first_table,
             step_.num_segments, step_.num_tokens, step_.is_bf16, step_.num_threads};
     }
 
     AttentionCall attention_call() const {
-        const int64_t size = layer_.head_size;
+        const int64_t size = layer_->head_size;
         return {
-            projected_, call_.k_cache, call_.v_cache, attended_, step_.rows, step_.blocks,
-            step_.num_rows, step_.num_tokens, step_.longest, layer_.qkv->out_features, size,
-            step_.block_size, layer_.num_heads, layer_.num_kv_heads, size, size, layer_.window,
-            layer_.scale, layer_.softcap, step_.is_bf16, step_.num_threads};
+            projected_, layer_->k_cache, layer_->v_cache, attended_, step_.rows, step_.blocks,
+            step_.num_rows, step_.num_tokens, step_.longest, layer_->qkv->out_features, size,
+            step_.block_size, layer_->num_heads, layer_->num_kv_heads, size, size, layer_->window,
+            layer_->scale, layer_->softcap, step_.is_bf16, step_.num_threads};
     }
 
     void norm_rows(const T* x, const Norm& norm, int64_t from, int64_t to) {
-        const int64_t size = layer_.qkv->in_features;
+        const int64_t size = layer_->qkv->in_features;
         const T* weight = static_cast<const T*>(norm.weight);
         for (int64_t t = from; t < to; t++)
             rms_norm(x + t * size, weight, norm.eps, size, normed_ + t * size);
@@ -104,39 +104,40 @@ class LayerRun {
 
     // Token t's queries in place; its keys and values into the cache.
     void rotate_and_store(int64_t t) {
-        const int64_t size = layer_.head_size, num_kv_heads = layer_.num_kv_heads;
+        const int64_t size = layer_->head_size, num_kv_heads = layer_->num_kv_heads;
         const T* cos = static_cast<const T*>(step_.cos) + t * size;
         const T* sin = static_cast<const T*>(step_.sin) + t * size;
-        T* head = projected_ + t * layer_.qkv->out_features;
-        for (int64_t h = 0; h < layer_.num_heads; h++, head += size) {
-            norm_head(head, layer_.query_norm);
+        T* head = projected_ + t * layer_->qkv->out_features;
+        for (int64_t h = 0; h < layer_->num_heads; h++, head += size) {
+            norm_head(head, layer_->query_norm);
             rotate(head, cos, sin, size, head);
         }
         const int64_t place = step_.slots[t] * num_kv_heads * size;
-        T* key = static_cast<T*>(call_.k_cache) + place;
+        T* key = static_cast<T*>(layer_->k_cache) + place;
         for (int64_t h = 0; h < num_kv_heads; h++, head += size) {
-            norm_head(head, layer_.key_norm);
+            norm_head(head, layer_->key_norm);
             rotate(head, cos, sin, size, key + h * size);
         }
-        memcpy(static_cast<T*>(call_.v_cache) + place, head, num_kv_heads * size * sizeof(T));
+        memcpy(static_cast<T*>(layer_->v_cache) + place, head, num_kv_heads * size * sizeof(T));
     }
 
     void norm_head(T* head, const Norm& norm) const {
         if (norm.weight)
-            rms_norm(head, static_cast<const T*>(norm.weight), norm.eps, layer_.head_size, head);
+            rms_norm(head, static_cast<const T*>(norm.weight), norm.eps, layer_->head_size, head);
     }
 
     void open_gates(int64_t from, int64_t to) {
-        const int64_t size = layer_.down->in_features;
+        const int64_t size = layer_->down->in_features;
         for (int64_t t = from; t < to; t++) {
             const T* gate = gated_ + t * 2 * size;
             silu_gate(gate, gate + size, size, opened_ + t * size);
         }
     }
 
-    const LayerCall& call_;
-    const Layer& layer_;
+    const LayersCall& call_;
     const LayerStep& step_;
+    const Layer* layer_ = nullptr;
+    const T* x_ = nullptr;
     T *normed_, *projected_, *attended_, *hidden_, *gated_, *opened_;
     LinearCall linears_[4];
     Shared<M> shared_[4];
@@ -144,17 +145,27 @@ class LayerRun {
     AttentionWork attention_work_;
 };
 
-// 0; 1 if there is no memory; 2 if a slot lies outside the cache. Then nothing was done.
+// The layers of a call, one after the other, in one region: y of each is x of the next.
+// 0; 1 if there is no memory; 2 if a slot lies outside the cache. Then nothing useful is in y.
 template <class M>
-int decoder_layer(const LayerCall& call) {
+int decoder_layers(const LayersCall& call) {
     const LayerStep& step = *call.step;
     for (int64_t t = 0; t < step.num_tokens; t++)
         if (step.slots[t] < 0 || step.slots[t] >= step.num_places) return 2;
+    bool prepared = true;
     LayerRun<M> run(call);
-    if (!run.prepare_all()) return 1;
 #pragma omp parallel num_threads(step.num_threads)
-    run.run(omp_get_thread_num(), omp_get_num_threads());
-    return 0;
+    {
+        const typename M::Session session;
+        const int thread = omp_get_thread_num(), num_threads = omp_get_num_threads();
+        for (int64_t i = 0; i < call.num_layers; i++) {
+            if (thread == 0) prepared = run.prepare_layer(i);
+#pragma omp barrier
+            if (!prepared) break;
+            run.run(thread, num_threads);
+        }
+    }
+    return prepared ? 0 : 1;
 }
 
 }  // namespace

@@ -18,7 +18,7 @@
     MOTET_EXPORT int motet_attention_##level(const AttentionCall* call) {            \
         return call->is_bf16 ? attention<Narrow>(*call) : attention<Wide>(*call);    \
     }                                                                                \
-    MOTET_EXPORT int motet_layer_##level(const LayerCall* call) {                    \
-        return call->step->is_bf16 ? decoder_layer<Narrow>(*call)                    \
-                                   : decoder_layer<Wide>(*call);                     \
+    MOTET_EXPORT int motet_layers_##level(const LayersCall* call) {                    \
+        return call->step->is_bf16 ? decoder_layers<Narrow>(*call)                    \
+                                   : decoder_layers<Wide>(*call);                     \
     }

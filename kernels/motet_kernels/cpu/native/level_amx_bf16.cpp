@@ -13,7 +13,7 @@
 MOTET_EXPORT int motet_linear_avx512_bf16(const LinearCall* call);
 MOTET_EXPORT int motet_dense_avx512_bf16(const DenseCall* call);
 MOTET_EXPORT int motet_attention_avx512_bf16(const AttentionCall* call);
-MOTET_EXPORT int motet_layer_avx512_bf16(const LayerCall* call);
+MOTET_EXPORT int motet_layers_avx512_bf16(const LayersCall* call);
 
 MOTET_EXPORT int MOTET_AMX(linear)(const LinearCall* call) {
     return call->is_bf16 ? adapted_linear<AmxArithmetic>(*call) : motet_linear_avx512_bf16(call);
@@ -25,7 +25,7 @@ MOTET_EXPORT int MOTET_AMX(attention)(const AttentionCall* call) {
     return motet_attention_avx512_bf16(call);
 }
 
-MOTET_EXPORT int MOTET_AMX(layer)(const LayerCall* call) {
-    return call->step->is_bf16 ? decoder_layer<AmxArithmetic>(*call)
-                               : motet_layer_avx512_bf16(call);
+MOTET_EXPORT int MOTET_AMX(layers)(const LayersCall* call) {
+    return call->step->is_bf16 ? decoder_layers<AmxArithmetic>(*call)
+                               : motet_layers_avx512_bf16(call);
 }
