@@ -7,12 +7,16 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 from motet.engine.runtime import Runtime, open_runtime
 from motet.settings import Settings
 from motet_adapters import Adapter
+from motet_kernels import dispatch
+from motet_kernels.cpu.native_build import BuildFailed
+from motet_kernels.cpu.native_library import ALL_LEVELS, runnable_levels
 from motet_kernels.cpu.native_ops import NativeCpuOps
 from peft import LoraConfig
 from torch import Tensor
@@ -141,6 +145,23 @@ def test_200_random_batches(tmp_path: Path, checkpoint: str, seeds: range) -> No
         findings = compare(house, seeds)
         assert findings.violations == [], "(seed, request, token) that had other bits than alone"
         assert min(findings.seen.values()) > 0, f"too tame: {findings.seen}"
+
+
+@pytest.mark.parametrize("level", [level for level in ALL_LEVELS if level != "portable"])
+def test_random_batches_at_every_level_that_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, level: str
+) -> None:
+    """The emulated ones too: what serves on processors that this machine is not."""
+    try:
+        runnable = runnable_levels(ALL_LEVELS)
+    except BuildFailed as reason:
+        pytest.skip(str(reason))
+    if level not in runnable:
+        pytest.skip(f"this machine cannot run {level}")
+    monkeypatch.setattr(dispatch, "NativeCpuOps", partial(NativeCpuOps, level))
+    with furnished(tmp_path, "llama") as house:
+        assert level in house.runtime.kernels.implementation
+        assert compare(house, range(200, 216)).violations == []
 
 
 def by_the_batch(_ops: NativeCpuOps, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
