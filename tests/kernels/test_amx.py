@@ -26,7 +26,7 @@ TileProduct = Callable[[Bits, Bits, Floats], None]
 
 BF16 = torch.bfloat16
 LEVELS = ("amx-bf16", "amx-bf16-emulated")
-FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-w", "-mavx512f", "-mavx512bw", "-mfma")
+FLAGS = ("-std=c++17", "-O3", "-ffp-contract=off", "-fPIC", "-shared", "-w", "-mavx512bw", "-mfma")
 SMALLEST = Fraction(1, 2**126)  # a normal float32
 LARGEST = Fraction(2**128 - 2**104)
 
