@@ -5,14 +5,14 @@
 // where they lie in the cache; nothing past the query's position is read at all.
 #pragma once
 
-#include <omp.h>
-
 #include "scratch.h"
 #include "softmax.h"
+#include "team.h"
 
 namespace {
 
 constexpr int kQueryTile = 4;   // heads that share a key head, taken together
+constexpr int kFetchedKeys = 32;  // how far ahead keys are brought in
 constexpr int kValueTile = 4;   // registers of a value, likewise
 
 // One token's queries and the keys they see.
@@ -59,6 +59,16 @@ inline void find_places(const Query& query, int64_t first, int64_t block_size, i
             block++;
         }
     }
+}
+
+// Bring the keys or values of positions [from, to) into the cache: rows of a paged cache lie too far
+// apart for the hardware to foresee them.
+template <class T>
+inline void fetch(const Pages<T>& pages, int64_t from, int64_t to, int64_t size) {
+    const int64_t bytes = size * int64_t(sizeof(T));
+    for (int64_t i = from; i < to; i++)
+        for (int64_t offset = 0; offset < bytes; offset += 64)
+            __builtin_prefetch(reinterpret_cast<const char*>(pages.at(i)) + offset);
 }
 
 // q . k of the visible positions first + i, for up to 16 of them.
@@ -145,6 +155,11 @@ void attend(
         float* scores = work.scores + h * stride;
         for (int64_t i = 0; i < count; i += 16) {
             const int here = count - i < 16 ? int(count - i) : 16;
+            if (h == 0) {
+                const int64_t ahead = i + kFetchedKeys, left = count - ahead;
+                if (left > 0) fetch(keys, ahead, ahead + (left < 16 ? left : 16), call.key_size);
+                fetch(values, i, i + here, call.value_size);
+            }
             const Floats products = key_scores<M>(inputs, keys, i, here, call.key_size);
             const Floats scaled_products = mul(products, splat(call.scale));
             store(scores + i, call.softcap > 0 ? capped(scaled_products, call.softcap)
@@ -172,6 +187,7 @@ void attend_group(
     const Pages<T> values = {
         static_cast<const T*>(call.v) + kv_head * call.value_size,
         call.num_kv_heads * call.value_size, work.places};
+    fetch(keys, 0, seen - first < kFetchedKeys ? seen - first : kFetchedKeys, call.key_size);
     const int64_t group = call.num_heads / call.num_kv_heads;
     for (int64_t h = 0; h < group; h += kQueryTile)
         attend<M>(
@@ -208,19 +224,19 @@ inline bool prepare(const AttentionCall& call, AttentionWork& work) {
     return true;
 }
 
-// One thread's share of a prepared call; every thread of the region has to come here. The results
-// are complete after the next barrier.
+// One thread's share of a prepared call; every thread of a team that has just met has to come here.
+// The results are complete when the team has met again.
 template <class M>
-void compute(const AttentionCall& call, const AttentionWork& work, int thread) {
-    const Workspace workspace(call, work.memory + thread * work.size);
-    const int64_t num_items = call.num_tokens * call.num_kv_heads;
+void compute(const AttentionCall& call, const AttentionWork& work, const Member& member) {
+    const Workspace workspace(call, work.memory + member.thread * work.size);
     // the heads of a token lie side by side, so a thread takes them all where there are enough
-    const int64_t chunk = call.num_tokens < 2 * call.num_threads ? 1 : call.num_kv_heads;
-#pragma omp for schedule(dynamic, chunk) nowait
-    for (int64_t item = 0; item < num_items; item++) {
-        const int64_t token = item / call.num_kv_heads;
-        attend_group<M>(call, work.queries[token], token, item % call.num_kv_heads, workspace);
-    }
+    const int64_t step = call.num_tokens < 2 * member.num_threads ? 1 : call.num_kv_heads;
+    member.share(call.num_tokens * call.num_kv_heads, step, [&](int64_t from, int64_t to) {
+        for (int64_t item = from; item < to; item++) {
+            const int64_t token = item / call.num_kv_heads;
+            attend_group<M>(call, work.queries[token], token, item % call.num_kv_heads, workspace);
+        }
+    });
 }
 
 // 0, or 1 if there is no memory.
@@ -228,8 +244,7 @@ template <class M>
 int attention(const AttentionCall& call) {
     AttentionWork work;
     if (!prepare(call, work)) return 1;
-#pragma omp parallel num_threads(call.num_threads)
-    compute<M>(call, work, omp_get_thread_num());
+    with_team(call.num_threads, [&](const Member& member) { compute<M>(call, work, member); });
     return 0;
 }
 

@@ -4,13 +4,12 @@
 // tree, whatever else is computed beside it. Sixteen outputs at a time share loads.
 #pragma once
 
-#include <omp.h>
-
 #include "linear.h"
 
 namespace {
 
 constexpr int kOutputs = 16;
+constexpr int64_t kBlocksAtOnce = 16;  // of outputs, that a thread takes
 
 // Lane i * columns + j: x[i] . weights[j], for `tokens` rows of x.
 template <class M, int tokens>
@@ -62,11 +61,8 @@ void dense_rows(
 
 template <class M>
 void dense_blocks(
-    const DenseCall& call, const typename M::Input* x, int thread, int num_threads) {
+    const DenseCall& call, const typename M::Input* x, int64_t from, int64_t to) {
     using T = typename M::Stored;
-    const int64_t num_blocks = (call.out_features + kOutputs - 1) / kOutputs;
-    const int64_t from = num_blocks * thread / num_threads;
-    const int64_t to = num_blocks * (thread + 1) / num_threads;
     for (int64_t block = from; block < to; block++) {
         const int64_t column = block * kOutputs, last = call.out_features - 1;
         const T* weights[kOutputs];
@@ -91,15 +87,16 @@ int dense_linear(const DenseCall& call) {
         x = wide = scratch_array<float>(kScratchInputs, size);
         if (!wide) return 1;
     }
-#pragma omp parallel num_threads(call.num_threads)
-    {
-        const int thread = omp_get_thread_num(), num_threads = omp_get_num_threads();
+    const int64_t num_blocks = (call.out_features + kOutputs - 1) / kOutputs;
+    with_team(call.num_threads, [&](const Member& member) {
         if constexpr (kWidens<M>) {
-            widen(static_cast<const Bf16*>(call.x), wide, size, thread, num_threads);
-#pragma omp barrier
+            widen(static_cast<const Bf16*>(call.x), wide, size, member);
+            member.meet();
         }
-        dense_blocks<M>(call, x, thread, num_threads);
-    }
+        member.share(num_blocks, kBlocksAtOnce, [&](int64_t from, int64_t to) {
+            dense_blocks<M>(call, x, from, to);
+        });
+    });
     return 0;
 }
 

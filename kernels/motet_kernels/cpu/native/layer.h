@@ -45,32 +45,31 @@ class LayerRun {
         return prepare(attention_, attention_work_);
     }
 
-    // One thread's share, for every thread of a region.
-    void run(int thread, int num_threads) {
-        Stopwatch watch(thread ? nullptr : call_.seconds);
+    // One thread's share, for every thread of a team that has just met.
+    void run(const Member& member) {
+        Stopwatch watch(member.thread ? nullptr : call_.seconds);
         const auto done = [&](Stage stage) {
-#pragma omp barrier
+            member.meet();
             watch.lap(stage);
         };
-        const int64_t from = step_.num_tokens * thread / num_threads;
-        const int64_t to = step_.num_tokens * (thread + 1) / num_threads;
+        const int64_t from = member.from(step_.num_tokens), to = member.to(step_.num_tokens);
         norm_rows(x_, layer_->input_norm, from, to);
         done(kStageNorms);
-        compute(linears_[0], shared_[0], thread, num_threads);
+        compute(linears_[0], shared_[0], member);
         done(kStageLinears);
         for (int64_t t = from; t < to; t++) rotate_and_store(t);
         done(kStageRotary);
-        compute<M>(attention_, attention_work_, thread);
+        compute<M>(attention_, attention_work_, member);
         done(kStageAttention);
-        compute(linears_[1], shared_[1], thread, num_threads);
+        compute(linears_[1], shared_[1], member);
         done(kStageLinears);
         norm_rows(hidden_, layer_->post_norm, from, to);
         done(kStageNorms);
-        compute(linears_[2], shared_[2], thread, num_threads);
+        compute(linears_[2], shared_[2], member);
         done(kStageLinears);
         open_gates(from, to);
         done(kStageGate);
-        compute(linears_[3], shared_[3], thread, num_threads);
+        compute(linears_[3], shared_[3], member);
         done(kStageLinears);
     }
 
@@ -154,17 +153,15 @@ int decoder_layers(const LayersCall& call) {
         if (step.slots[t] < 0 || step.slots[t] >= step.num_places) return 2;
     bool prepared = true;
     LayerRun<M> run(call);
-#pragma omp parallel num_threads(step.num_threads)
-    {
+    with_team(step.num_threads, [&](const Member& member) {
         const typename M::Session session;
-        const int thread = omp_get_thread_num(), num_threads = omp_get_num_threads();
         for (int64_t i = 0; i < call.num_layers; i++) {
-            if (thread == 0) prepared = run.prepare_layer(i);
-#pragma omp barrier
-            if (!prepared) break;
-            run.run(thread, num_threads);
+            if (member.thread == 0) prepared = run.prepare_layer(i);
+            member.meet();
+            if (!prepared) return;
+            run.run(member);
         }
-    }
+    });
     return prepared ? 0 : 1;
 }
 

@@ -1,15 +1,16 @@
 // adapted_linear of ops.py for one group: work is shared out by (adapter, ranks) and then by column
-// blocks. No sum is ever split over threads, so their number changes nothing.
+// blocks, to whichever thread is free. No sum is ever split over threads, so their number changes nothing.
 #pragma once
-
-#include <omp.h>
 
 #include "adapters.h"
 #include "product.h"
 #include "scratch.h"
+#include "team.h"
 
 namespace {
 
+constexpr int64_t kItemsAtOnce = 4;  // tiles of ranks that a thread takes
+constexpr int64_t kTurns = 4;
 constexpr int64_t kReadAhead = 512 << 10;  // bytes of adapters at once: half a second cache
 
 template <class M>
@@ -33,20 +34,22 @@ inline const SlotPointers& slot_of(const LinearCall& call, int64_t member, int64
     return call.tables[member][call.segments[segment].slot];
 }
 
+// Items [from, to) of A x: tiles of ranks, counted over all members and segments.
 template <class M>
-void shrink(const LinearCall& call, const Shared<M>& shared, int thread, int num_threads) {
+void shrink(const LinearCall& call, const Shared<M>& shared, int64_t from, int64_t to) {
     const int64_t k = call.group->in_features;
-    const int64_t from = shared.num_items * thread / num_threads;
-    const int64_t to = shared.num_items * (thread + 1) / num_threads;
     int64_t item = 0;
-    for (int64_t member = 0; member < call.group->num_members; member++)
-        for (int64_t s = 0; s < call.num_segments; s++) {
+    for (int64_t member = 0; member < call.group->num_members && item < to; member++)
+        for (int64_t s = 0; s < call.num_segments && item < to; s++) {
             const SlotPointers& slot = slot_of(call, member, s);
+            const int64_t num_tiles = (slot.rank + kRankTile - 1) / kRankTile;
+            const int64_t first = from > item ? from - item : 0;
+            const int64_t stop = to - item < num_tiles ? to - item : num_tiles;
+            item += num_tiles;
             const Segment& segment = call.segments[s];
             const auto* a = reinterpret_cast<const typename M::Stored*>(slot.a);
             float* u = shared.u + shared.offsets[member * call.num_segments + s];
-            for (int64_t j = 0; j < slot.rank; j += kRankTile, item++) {
-                if (item < from || item >= to) continue;
+            for (int64_t j = first * kRankTile; j < stop * kRankTile; j += kRankTile) {
                 const int ranks = slot.rank - j < kRankTile ? int(slot.rank - j) : kRankTile;
                 shrink_tokens<M, kTokenTile>(
                     segment.stop - segment.start, shared.x + segment.start * k, a + j * k, k,
@@ -119,13 +122,11 @@ int64_t read_ahead(const LinearCall& call, const Shared<M>& shared, int64_t b, i
 }
 
 template <class M>
-void compute_blocks(const LinearCall& call, const Shared<M>& shared, int thread, int num_threads) {
+void compute_blocks(const LinearCall& call, const Shared<M>& shared, int64_t from, int64_t to) {
     const Group& group = *call.group;
     const int64_t block_size =
         group.in_features / group.scale_len * record_size(group.scale_len);
     alignas(64) float tile[kTileRows][kBlockWidth];
-    const int64_t from = group.num_blocks * thread / num_threads;
-    const int64_t to = group.num_blocks * (thread + 1) / num_threads;
     int64_t ready = from;
     for (int64_t b = from; b < to; b++) {
         if (b == ready) ready = read_ahead<M>(call, shared, b, to);
@@ -143,10 +144,10 @@ void compute_blocks(const LinearCall& call, const Shared<M>& shared, int thread,
     }
 }
 
-// A thread's share of `size` elements in float32.
-inline void widen(const Bf16* from, float* to, int64_t size, int thread, int num_threads) {
-    const int64_t stop = size * (thread + 1) / num_threads;
-    for (int64_t i = size * thread / num_threads; i < stop; i += 16)
+// A thread's part of `size` elements in float32.
+inline void widen(const Bf16* from, float* to, int64_t size, const Member& member) {
+    const int64_t stop = member.to(size);
+    for (int64_t i = member.from(size); i < stop; i += 16)
         store_up_to(to + i, load_up_to(from + i, stop - i), stop - i);
 }
 
@@ -220,20 +221,26 @@ bool prepare(const LinearCall& call, Shared<M>& shared, int part = 0) {
     return true;
 }
 
-// One thread's share of a prepared call; every thread of the region has to come here. The results
-// are complete after the next barrier.
+// One thread's share of a prepared call; every thread of a team that has just met has to come here.
+// The results are complete when the team has met again.
 template <class M>
-void compute(const LinearCall& call, const Shared<M>& shared, int thread, int num_threads) {
+void compute(const LinearCall& call, const Shared<M>& shared, const Member& member) {
     if constexpr (kWidens<M>) {
         const int64_t size = call.num_tokens * call.group->in_features;
-        widen(static_cast<const Bf16*>(call.x), shared.wide, size, thread, num_threads);
-#pragma omp barrier
+        widen(static_cast<const Bf16*>(call.x), shared.wide, size, member);
+        member.meet();
     }
     if (shared.num_items) {
-        shrink<M>(call, shared, thread, num_threads);
-#pragma omp barrier
+        member.share(shared.num_items, kItemsAtOnce, [&](int64_t from, int64_t to) {
+            shrink<M>(call, shared, from, to);
+        });
+        member.meet();
     }
-    compute_blocks<M>(call, shared, thread, num_threads);
+    // a few turns for each thread: the weights of neighbouring blocks are one stream
+    const int64_t step = call.group->num_blocks / (kTurns * member.num_threads) + 1;
+    member.share(call.group->num_blocks, step, [&](int64_t from, int64_t to) {
+        compute_blocks<M>(call, shared, from, to);
+    });
 }
 
 // 0, or 1 if there is no memory.
@@ -241,11 +248,10 @@ template <class M>
 int adapted_linear(const LinearCall& call) {
     Shared<M> shared;
     if (!prepare(call, shared)) return 1;
-#pragma omp parallel num_threads(call.num_threads)
-    {
+    with_team(call.num_threads, [&](const Member& member) {
         const typename M::Session session;
-        compute(call, shared, omp_get_thread_num(), omp_get_num_threads());
-    }
+        compute(call, shared, member);
+    });
     return 0;
 }
 

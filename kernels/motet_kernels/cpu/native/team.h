@@ -1,0 +1,80 @@
+// The threads of a call: their barrier, and the sharing out of work.
+//
+// OpenMP's barrier goes to sleep at once where the process has more threads than cores, and a
+// server has: every thread that ever computed keeps a pool. Waking up takes longer than most steps
+// of a layer, so here one waits by looking.
+#pragma once
+
+#include <omp.h>
+#include <sched.h>
+
+#include <atomic>
+#include <cstdint>
+
+namespace {
+
+constexpr int kLooks = 20000;  // some ten microseconds to a hundred; then others may have the core
+
+inline void pause_briefly() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+}
+
+class Team {
+   public:
+    // Call from every thread of a team, with nothing between two calls that a thread may skip.
+    void meet(int num_threads) {
+        const int64_t before = meetings_.load(std::memory_order_relaxed);
+        if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == num_threads) {
+            arrived_.store(0, std::memory_order_relaxed);
+            drawn_.store(0, std::memory_order_relaxed);
+            meetings_.store(before + 1, std::memory_order_release);
+            return;
+        }
+        for (int looks = 0; meetings_.load(std::memory_order_acquire) == before;)
+            if (++looks < kLooks)
+                pause_briefly();
+            else
+                sched_yield();
+    }
+
+    // The first of `count` pieces of work, numbered from 0 since the team last met.
+    int64_t draw(int64_t count) { return drawn_.fetch_add(count, std::memory_order_relaxed); }
+
+   private:
+    alignas(64) std::atomic<int64_t> meetings_{0};
+    alignas(64) std::atomic<int> arrived_{0};
+    alignas(64) std::atomic<int64_t> drawn_{0};
+};
+
+// One thread in its team.
+struct Member {
+    Team& team;
+    int thread;
+    int num_threads;
+
+    void meet() const { team.meet(num_threads); }
+
+    // This thread's part of `size` things of equal cost.
+    int64_t from(int64_t size) const { return size * thread / num_threads; }
+    int64_t to(int64_t size) const { return size * (thread + 1) / num_threads; }
+
+    // Calls work(from, to) with parts of `size` things, `step` at a time, until all are done by
+    // the team. Meet before and after.
+    template <class Work>
+    void share(int64_t size, int64_t step, const Work& work) const {
+        for (int64_t from = team.draw(step); from < size; from = team.draw(step))
+            work(from, from + step < size ? from + step : size);
+    }
+};
+
+// Runs work(member) in each of `num_threads` threads.
+template <class Work>
+void with_team(int num_threads, const Work& work) {
+    Team team;
+#pragma omp parallel num_threads(num_threads)
+    work(Member{team, omp_get_thread_num(), omp_get_num_threads()});
+}
+
+}  // namespace
