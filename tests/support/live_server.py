@@ -11,12 +11,12 @@ import httpx
 import torch
 from fastapi import FastAPI
 from motet.api.app import build_app
+from motet.api.kernels import KernelsInUse
 from motet.api.server import Server, bind
 from motet.api.service import ServedModel, Service
 from motet.settings import Settings
 from motet.tenancy.tenants import Tenants
 from motet_adapters import AdapterStore, Limits
-from motet_kernels import KernelReport
 
 from tests.support.base_weights import RandomBase
 from tests.support.byte_tokenizer import ByteTokenizer
@@ -24,7 +24,7 @@ from tests.support.scripted_engine import ScriptedEngine
 
 BASE_NAME = "acme/Tiny-Base"
 ADMIN_KEY = "an-admin-key-of-the-tests"
-KERNELS = KernelReport("scripted", "no C++ compiler", "install g++")
+KERNELS = KernelsInUse("scripted", "no C++ compiler", "install g++")
 
 
 @dataclass

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import torch
 from motet.api.app import build_app
+from motet.api.kernels import KernelsInUse
 from motet.api.server import bind, run_server
 from motet.api.service import ServedModel
 from motet.settings import Settings
 from motet.tenancy.tenants import Tenants
 from motet_adapters import AdapterStore, Limits
-from motet_kernels import KernelReport
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -36,7 +36,7 @@ def main() -> None:
     engine = ScriptedEngine(text="x" * 1000, step_s=step_s)
     signal.signal(signal.SIGUSR1, lambda *_: threading.Thread(target=engine.crash).start())
     model = ServedModel("base", base.fingerprint, 0)
-    kernels = KernelReport("scripted")
+    kernels = KernelsInUse("scripted")
     app = build_app(settings, engine, store, tenants, ByteTokenizer(), model, kernels)
     with bind(settings) as bound:
         run_server(app, settings, bound, lambda url: print(url, flush=True))  # noqa: T201

@@ -8,7 +8,6 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from motet_adapters import AdapterStore
 from motet_adapters.errors import AdapterError
-from motet_kernels import KernelReport
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
@@ -21,6 +20,7 @@ from motet.api.body_limit import BodyLimit
 from motet.api.chat import chat_router
 from motet.api.completions import completions_router
 from motet.api.errors import refusal
+from motet.api.kernels import KernelsInUse
 from motet.api.lifecycle import Admission, Lifecycle
 from motet.api.metrics import Metrics
 from motet.api.models import models_router
@@ -41,7 +41,7 @@ def build_app(
     tenants: Tenants,
     tokenizer: TextTokenizer,
     model: ServedModel,
-    kernels: KernelReport,
+    kernels: KernelsInUse,
 ) -> FastAPI:
     """The server as an ASGI application; its lifespan starts the engine and stops it.
 

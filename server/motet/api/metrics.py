@@ -6,11 +6,11 @@ Label values are few and fixed: never a tenant, an adapter or anything else a cl
 import time
 from collections.abc import Callable, Iterator
 
-from motet_kernels import KernelReport
 from prometheus_client import CollectorRegistry, Counter, Histogram, Info, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from motet.api.kernels import KernelsInUse
 from motet.engine.stats import EngineStats
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -24,7 +24,7 @@ _GAP_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 
 class Metrics:
     """One server's metrics in a registry of their own. Safe to use from any thread."""
 
-    def __init__(self, stats: Callable[[], EngineStats], kernels: KernelReport) -> None:
+    def __init__(self, stats: Callable[[], EngineStats], kernels: KernelsInUse) -> None:
         self._registry = CollectorRegistry()
         self._registry.register(_EngineCollector(stats))
         Info(

@@ -6,14 +6,15 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from motet_adapters import AdapterStore
-from motet_kernels import KernelReport
 
 from motet.api.auth import Gate
 from motet.api.courier import Courier
+from motet.api.kernels import KernelsInUse
 from motet.api.lifecycle import Lifecycle
 from motet.api.metrics import Metrics
 from motet.api.schemas import Bounds
 from motet.api.uploads import UploadDesk
+from motet.engine.cores import compute_with
 from motet.engine.request import Event, Request
 from motet.engine.stats import EngineStats
 from motet.errors import RequestRefused
@@ -75,7 +76,7 @@ def _text_threads() -> ThreadPoolExecutor:
 
 
 def _publisher() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(1, thread_name_prefix="motet-publish")
+    return ThreadPoolExecutor(1, "motet-publish", initializer=compute_with, initargs=(1,))
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class Service:
     tenants: Tenants
     tokenizer: TextTokenizer
     model: ServedModel
-    kernels: KernelReport
+    kernels: KernelsInUse
     gate: Gate
     lifecycle: Lifecycle
     metrics: Metrics

@@ -3,12 +3,14 @@
 import logging.config
 import time
 from contextlib import ExitStack, closing
+from dataclasses import asdict
 from importlib.metadata import version
 
 import torch
 from motet_adapters.errors import AdapterError
 
 from motet.api.app import build_app
+from motet.api.kernels import KernelsInUse
 from motet.api.log_form import log_config
 from motet.api.server import bind, run_server
 from motet.api.service import ServedModel
@@ -54,7 +56,7 @@ def run(settings: Settings, *, demo: bool, started: float) -> None:
             tenants,
             runtime.tokenizer,
             ServedModel(runtime.model_name, runtime.base.fingerprint, int(time.time())),
-            runtime.kernels,
+            KernelsInUse(**asdict(runtime.kernels)),
         )
 
         def announce(url: str) -> None:

@@ -1,4 +1,4 @@
-"""How many cores this process may keep busy: by its affinity, and by its cgroups' CPU quotas."""
+"""How many cores this process may keep busy, and which of its threads get how many."""
 
 from __future__ import annotations
 
@@ -6,6 +6,17 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
+
+import torch
+
+
+def compute_with(num_threads: int) -> None:
+    """Let the calling thread's tensor work use so many threads, whatever other threads set.
+
+    torch keeps the number for each thread, and each thread has a team of its own.
+    """
+    torch.get_num_threads()  # a thread's first call takes over what was set last, anywhere
+    torch.set_num_threads(num_threads)
 
 
 def usable_cores(root: Path = Path("/")) -> int:

@@ -16,6 +16,7 @@ from motet_adapters import Arena
 from motet.engine.batch import Batch
 from motet.engine.bindings import Bindings
 from motet.engine.blocks import BlockPool
+from motet.engine.cores import compute_with
 from motet.engine.delivery import Delivery
 from motet.engine.model import PagedModel
 from motet.engine.request import Event, FinishReason, Request
@@ -195,8 +196,7 @@ class Engine:
         return True
 
     def _run(self) -> None:
-        # torch's number is each thread's own, and a thread's first is what was set last anywhere.
-        torch.set_num_threads(self._num_threads)
+        compute_with(self._num_threads)
         try:
             while not self._stopping:
                 if not self._safe_step():

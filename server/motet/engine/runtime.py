@@ -11,7 +11,7 @@ from motet_adapters import AdapterStore, Arena, Limits
 from motet_kernels import KernelReport, Ops, select_kernels
 
 from motet.engine.base import Progress, QuantizedBase, open_base
-from motet.engine.cores import usable_cores
+from motet.engine.cores import compute_with, usable_cores
 from motet.engine.engine import Engine
 from motet.engine.memory import default_kv_bytes
 from motet.engine.model import CacheBudget, PagedModel
@@ -67,7 +67,7 @@ def open_runtime(settings: Settings, progress: Progress) -> Runtime:
     Raises UnsupportedModel for a base that cannot be served, InvalidSetting for settings that do
     not fit it or each other.
     """
-    torch.set_num_threads(settings.threads or usable_cores())
+    compute_with(settings.threads or usable_cores())
     device = _device(settings)
     dtype = torch.bfloat16 if settings.dtype == "bfloat16" else torch.float32
     limits = _step_limits(settings)

@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
+import torch
 from motet_adapters import AdapterNotFound
 
 from tests.support.adapter_files import CONFIG_FILE, WEIGHTS_FILE, AdapterFiles, random_adapter
@@ -34,6 +35,12 @@ def form(files: AdapterFiles) -> dict[str, Any]:
 def staged(server: LiveServer) -> int:
     """Uploads that still hold disk."""
     return len(list((server.settings.data_dir / "adapters" / "staging").iterdir()))
+
+
+def test_an_upload_is_lowered_on_one_core(server: LiveServer) -> None:
+    mine = torch.get_num_threads()
+    assert server.service.publisher.submit(torch.get_num_threads).result(20) == 1
+    assert torch.get_num_threads() == mine
 
 
 def test_an_upload_says_what_was_matched(

@@ -4,8 +4,8 @@ from dataclasses import asdict
 
 import httpx
 import pytest
+from motet.api.kernels import KernelsInUse
 from motet.api.metrics import Metrics
-from motet_kernels import KernelReport
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.live_server import BASE_NAME, KERNELS, LiveServer
@@ -59,7 +59,7 @@ def test_the_kernels_in_use_are_told(client: httpx.Client) -> None:
     labels = {"implementation": KERNELS.implementation, "reason": KERNELS.reason}
     assert value(scrape(client), "kernels_info", **labels) == 1
     assert client.get("/health").json() == {"status": "ok", "kernels": asdict(KERNELS)}
-    best = Metrics(ScriptedEngine().stats, KernelReport("cpu-native (avx2)")).text().decode()
+    best = Metrics(ScriptedEngine().stats, KernelsInUse("cpu-native (avx2)")).text().decode()
     assert 'motet_kernels_info{implementation="cpu-native (avx2)",reason=""} 1.0' in best
 
 

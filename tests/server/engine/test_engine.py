@@ -49,6 +49,25 @@ class Held:
         return self._forward(batch)
 
 
+def test_it_computes_with_its_threads_whatever_another_thread_sets(runtime: Runtime) -> None:
+    num_threads = torch.get_num_threads()
+    other = threading.Thread(target=torch.set_num_threads, args=(num_threads + 3,))
+    other.start()
+    other.join()
+    forward, seen = runtime.engine._model.forward, set()
+
+    def noting(batch: Batch) -> Tensor:
+        seen.add(torch.get_num_threads())
+        return forward(batch)
+
+    runtime.engine._model.forward = noting  # type: ignore[method-assign]
+    try:
+        run(runtime, [request([5], max_tokens=2)])
+    finally:
+        torch.set_num_threads(num_threads)  # what threads of later tests begin with
+    assert seen == {num_threads}
+
+
 def test_a_prompt_that_can_never_fit_is_refused(runtime: Runtime) -> None:
     limit = runtime.engine.max_model_len
     with pytest.raises(RequestRefused, match="shorten the prompt or lower max_tokens") as refusal:
