@@ -2,7 +2,10 @@
 # make test      lint, types and the whole test suite
 # make lint      the first half of it
 # make sanitize  the native kernels' tests, watched for memory errors and undefined behaviour
-# make bench     benchmarks/serve.py, with ARGS
+# make bench     benchmarks/serve.py, with ARGS: Motet and its peers, tokens per second
+# make bench-peers     vLLM's CPU build for it, in an environment of its own
+# make bench-kernels   benchmarks/kernels.py, with ARGS
+# make bench-report    docs/performance.md from what they wrote with --json
 # make images    the container images; needs buildah
 
 PYTHON ?= python3
@@ -15,13 +18,15 @@ ARGS ?=
 MADE := $(VENV)/.made
 TO_SERVE := $(VENV)/.installed-to-serve
 TO_DEVELOP := $(VENV)/.installed-to-develop
+TO_PLOT := $(VENV)/.installed-to-plot
+PEERS := .venv-peers
 
 # Where they cannot be compiled it says why, and torch serves.
-MAKE_KERNELS = echo "Compiling the native CPU kernels (once; most of a minute)"; \
+MAKE_KERNELS = echo "Compiling the native CPU kernels (once; half a minute)"; \
     $(BIN)/python -m motet_kernels.cpu.build || true
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint sanitize bench images
+.PHONY: help serve test lint sanitize bench bench-peers bench-kernels bench-report images
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -51,6 +56,22 @@ sanitize: $(TO_DEVELOP)
 bench: $(TO_DEVELOP)
 	$(BIN)/python benchmarks/serve.py $(ARGS)
 
+bench-kernels: $(TO_DEVELOP)
+	$(BIN)/python benchmarks/kernels.py $(ARGS)
+
+bench-report: $(TO_PLOT)
+	$(BIN)/python benchmarks/report.py $(ARGS)
+
+bench-peers: $(PEERS)/.installed
+
+# The general index has vision and audio packages that only load beside a CUDA torch; serving text
+# needs none of them, and vLLM starts without.
+$(PEERS)/.installed: benchmarks/peers.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install -r benchmarks/peers.txt $(ARGS)
+	$(PEERS)/bin/python -m pip uninstall -y torchvision torchaudio torchcodec
+	@touch $@
+
 images:
 	docker/build.sh $(ARGS)
 
@@ -72,3 +93,7 @@ $(TO_DEVELOP): pyproject.toml | $(MADE)
 	@$(BIN)/python -m pip install -e '.[dev]'
 	@$(MAKE_KERNELS)
 	@touch $@ $(TO_SERVE)
+
+$(TO_PLOT): pyproject.toml | $(MADE)
+	@$(BIN)/python -m pip install -e '.[dev,bench]'
+	@touch $@

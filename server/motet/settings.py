@@ -101,7 +101,9 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the model runs.")
     dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="Compute dtype.")
     double_quant: bool = Field(False, description="Quantise NF4's block scales too (smaller).")
-    threads: Count | None = Field(None, description="CPU threads of the engine. Unset: all cores.")
+    threads: Count | None = Field(
+        None, description="CPU threads of the engine. Unset: the cores the process may use."
+    )
 
     kv_cache_bytes: Bytes | None = Field(
         None, description="Memory of the paged KV cache. Unset: derived from what is free."

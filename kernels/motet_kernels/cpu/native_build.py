@@ -221,7 +221,7 @@ def _compiler_failed(message: str) -> BuildFailed:
     return BuildFailed(
         message,
         reason="the C++ compiler failed",
-        fix="install another g++, or name one in CXX; the log has its message",
+        fix="install another g++ or name one in CXX (the log has its message)",
     )
 
 
