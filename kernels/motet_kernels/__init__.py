@@ -16,6 +16,7 @@ from motet_kernels.decoder_layer import (
     RmsNorm,
 )
 from motet_kernels.dispatch import KernelReport, Selection, select_kernels, select_ops
+from motet_kernels.layer_seconds import LayerSeconds, TimedLayerOps
 from motet_kernels.lowrank import LowRank, SlotTable
 from motet_kernels.nf4 import Nf4Weight
 from motet_kernels.ops import AttentionPlan, Ops, PackedGroup
@@ -31,6 +32,7 @@ __all__ = [
     "FusedLayers",
     "KernelReport",
     "LayerOps",
+    "LayerSeconds",
     "LayerStep",
     "LowRank",
     "Nf4Weight",
@@ -42,6 +44,7 @@ __all__ = [
     "Segment",
     "Selection",
     "SlotTable",
+    "TimedLayerOps",
     "select_kernels",
     "select_ops",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -16,11 +17,12 @@ from motet_kernels import (
     Ops,
     ReferenceOps,
     Routing,
+    TimedLayerOps,
 )
 from motet_kernels.cpu.native_ops import NativeCpuOps
 
 from tests.support.kernel_cases import CPU, GroupCase
-from tests.support.layer_case import LayerCase, LayerRow, LayerSizes
+from tests.support.layer_case import BLOCK_SIZE, LayerCase, LayerRow, LayerSizes
 from tests.support.poison import poisoned_memory
 
 BF16 = torch.bfloat16
@@ -145,3 +147,34 @@ def test_a_place_outside_the_cache_is_refused(native: Ops) -> None:
     step = LayerStep(Routing.from_slots([0]), plan, torch.tensor([0]), ones, ones.double())
     with pytest.raises(ValueError, match="sin must be"):
         native.decoder_layers(x, fused, step)
+
+
+def test_the_stages_of_a_timed_call_add_up_to_no_more_than_the_call(native: Ops) -> None:
+    assert isinstance(native, LayerOps)
+    assert isinstance(native, TimedLayerOps)
+    case = LayerCase.make(BF16, sizes=LayerSizes(256, 512, 4, 2, 64))
+    fused = case.fuse(native)
+    x, step = torch.ones(1, 256, dtype=BF16), one_token(native, case, slot=5)
+    expected = native.decoder_layers(x, fused, step)
+    before = time.perf_counter()
+    y, seconds = native.timed_decoder_layers(x, fused, step)
+    elapsed = time.perf_counter() - before
+    assert torch.equal(y, expected)
+    assert all(stage > 0 for stage in vars(seconds).values())
+    assert sum(vars(seconds).values()) <= elapsed
+
+
+def test_a_timed_call_of_base_rows_has_nothing_for_adapters(native: Ops) -> None:
+    assert isinstance(native, TimedLayerOps)
+    case = LayerCase.make(BF16)
+    x, step = torch.ones(1, case.sizes.hidden, dtype=BF16), one_token(native, case, slot=0)
+    _, seconds = native.timed_decoder_layers(x, case.fuse(native), step)
+    assert seconds.adapters == 0
+    assert seconds.linears > 0
+
+
+def one_token(ops: Ops, case: LayerCase, slot: int) -> LayerStep:
+    """The first token of a sequence."""
+    plan = ops.plan_attention([AttentionRow(0, 1, 1, (0,))], BLOCK_SIZE, CPU)
+    ones = torch.ones(1, case.sizes.head_size, dtype=case.dtype)
+    return LayerStep(Routing.from_slots([slot]), plan, torch.tensor([0]), ones, ones)

@@ -110,8 +110,8 @@ class LayersCall(Structure):
     )
 
 
-STAGES = ("norms", "linears", "rotary", "attention", "gate")
-"""What `LayersCall.seconds` counts, in this order."""
+STAGES = ("norms", "linears", "adapters", "rotary", "attention", "gate")
+"""What `LayersCall.seconds` counts, in the order of native/stopwatch.h."""
 
 OUTSIDE_THE_CACHE = 2
 """What a layer's call returns for a slot that is none."""

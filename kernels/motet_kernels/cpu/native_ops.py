@@ -11,7 +11,13 @@ from torch import Tensor
 from motet_kernels.attention_layout import AttentionRow
 from motet_kernels.cpu import native_attention, native_layer
 from motet_kernels.cpu.cpu_ops import CpuGroup, CpuOps
-from motet_kernels.cpu.native_abi import OUTSIDE_THE_CACHE, DenseCall, LayersCall, LinearCall
+from motet_kernels.cpu.native_abi import (
+    OUTSIDE_THE_CACHE,
+    STAGES,
+    DenseCall,
+    LayersCall,
+    LinearCall,
+)
 from motet_kernels.cpu.native_attention import NativeAttentionPlan
 from motet_kernels.cpu.native_group import NativeGroup, can_pack, native_group, pack_weights
 from motet_kernels.cpu.native_layer import NativeFusedLayers
@@ -19,6 +25,7 @@ from motet_kernels.cpu.native_library import NativeLibrary
 from motet_kernels.cpu.native_routing import NativeRouting
 from motet_kernels.cpu.row_multiple import isolated_linear
 from motet_kernels.decoder_layer import DecoderLayer, FusedLayers, LayerStep
+from motet_kernels.layer_seconds import LayerSeconds
 from motet_kernels.lowrank import SlotTable
 from motet_kernels.nf4 import Nf4Weight
 from motet_kernels.ops import AttentionPlan, PackedGroup, check_group
@@ -46,7 +53,6 @@ class NativeCpuOps:
         self.level = self._library.level
         self.name = f"cpu-native ({self.level})"
         self._routing: NativeRouting | None = None
-        self._seconds: int | None = None  # where layers add up their time
         self._call = LinearCall()
         self._call_address = ctypes.addressof(self._call)
 
@@ -106,6 +112,19 @@ class NativeCpuOps:
         return native_layer.fuse(layers)
 
     def decoder_layers(self, x: Tensor, fused: FusedLayers, step: LayerStep) -> Tensor:
+        return self._decoder_layers(x, fused, step, seconds=None)
+
+    def timed_decoder_layers(
+        self, x: Tensor, fused: FusedLayers, step: LayerStep
+    ) -> tuple[Tensor, LayerSeconds]:
+        seconds = (ctypes.c_double * len(STAGES))()
+        y = self._decoder_layers(x, fused, step, ctypes.addressof(seconds))
+        return y, LayerSeconds(**dict(zip(STAGES, seconds, strict=True)))
+
+    def _decoder_layers(
+        self, x: Tensor, fused: FusedLayers, step: LayerStep, seconds: int | None
+    ) -> Tensor:
+        """seconds: the address of a double for each of STAGES, which are added to."""
         assert isinstance(fused, NativeFusedLayers)
         laid_out = native_layer.lay_out(step, self._routing_of(step.routing), fused)
         num_tokens = laid_out.routing.num_tokens
@@ -115,7 +134,7 @@ class NativeCpuOps:
         y = torch.empty_like(x)
         call = LayersCall(
             *(ctypes.addressof(fused.pointers), laid_out.address, x.data_ptr(), y.data_ptr()),
-            *(self._seconds, len(fused.layers)),
+            *(seconds, len(fused.layers)),
         )
         failure = self._library.layers(ctypes.addressof(call))
         if failure == OUTSIDE_THE_CACHE:

@@ -129,14 +129,12 @@ struct Layer {
     const SlotPointers* const* tables;  // q, k, v, output, gate, up, down
 };
 
-constexpr int kStages = 5;  // norms, linears, rotary and store, attention, gate
-
 // Layers that follow each other. y may not be x.
 struct LayersCall {
     const Layer* const* layers;
     const LayerStep* step;
     const void* x;      // [T, hidden]
     void* y;            // [T, hidden]
-    double* seconds;    // [kStages], added to, or null
+    double* seconds;    // [kStages] of stopwatch.h, added to, or null
     int64_t num_layers;
 };

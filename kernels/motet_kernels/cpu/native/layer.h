@@ -10,7 +10,6 @@
 #include "linear.h"
 #include "norm.h"
 #include "rotary.h"
-#include "stopwatch.h"
 
 namespace {
 
@@ -46,8 +45,7 @@ class LayerRun {
     }
 
     // One thread's share, for every thread of a team that has just met.
-    void run(const Member& member) {
-        Stopwatch watch(member.thread ? nullptr : call_.seconds);
+    void run(const Member& member, Stopwatch& watch) {
         const auto done = [&](Stage stage) {
             member.meet();
             watch.lap(stage);
@@ -55,21 +53,21 @@ class LayerRun {
         const int64_t from = member.from(step_.num_tokens), to = member.to(step_.num_tokens);
         norm_rows(x_, layer_->input_norm, from, to);
         done(kStageNorms);
-        compute(linears_[0], shared_[0], member);
+        compute(linears_[0], shared_[0], member, watch);
         done(kStageLinears);
         for (int64_t t = from; t < to; t++) rotate_and_store(t);
         done(kStageRotary);
         compute<M>(attention_, attention_work_, member);
         done(kStageAttention);
-        compute(linears_[1], shared_[1], member);
+        compute(linears_[1], shared_[1], member, watch);
         done(kStageLinears);
         norm_rows(hidden_, layer_->post_norm, from, to);
         done(kStageNorms);
-        compute(linears_[2], shared_[2], member);
+        compute(linears_[2], shared_[2], member, watch);
         done(kStageLinears);
         open_gates(from, to);
         done(kStageGate);
-        compute(linears_[3], shared_[3], member);
+        compute(linears_[3], shared_[3], member, watch);
         done(kStageLinears);
     }
 
@@ -155,11 +153,13 @@ int decoder_layers(const LayersCall& call) {
     LayerRun<M> run(call);
     with_team(step.num_threads, [&](const Member& member) {
         const typename M::Session session;
+        Stopwatch watch(member.thread ? nullptr : call.seconds);
         for (int64_t i = 0; i < call.num_layers; i++) {
             if (member.thread == 0) prepared = run.prepare_layer(i);
             member.meet();
             if (!prepared) return;
-            run.run(member);
+            watch.lap(kStageLinears);  // most of the preparation is listing the adapters' rows
+            run.run(member, watch);
         }
     });
     return prepared ? 0 : 1;

@@ -5,6 +5,7 @@
 #include "adapters.h"
 #include "product.h"
 #include "scratch.h"
+#include "stopwatch.h"
 #include "team.h"
 
 namespace {
@@ -222,19 +223,23 @@ bool prepare(const LinearCall& call, Shared<M>& shared, int part = 0) {
 }
 
 // One thread's share of a prepared call; every thread of a team that has just met has to come here.
-// The results are complete when the team has met again.
+// The results are complete when the team has met again; that lap, of the column blocks, is the
+// caller's to take.
 template <class M>
-void compute(const LinearCall& call, const Shared<M>& shared, const Member& member) {
+void compute(
+    const LinearCall& call, const Shared<M>& shared, const Member& member, Stopwatch& watch) {
     if constexpr (kWidens<M>) {
         const int64_t size = call.num_tokens * call.group->in_features;
         widen(static_cast<const Bf16*>(call.x), shared.wide, size, member);
         member.meet();
+        watch.lap(kStageLinears);
     }
     if (shared.num_items) {
         member.share(shared.num_items, kItemsAtOnce, [&](int64_t from, int64_t to) {
             shrink<M>(call, shared, from, to);
         });
         member.meet();
+        watch.lap(kStageAdapters);
     }
     // a few turns for each thread: the weights of neighbouring blocks are one stream
     const int64_t step = call.group->num_blocks / (kTurns * member.num_threads) + 1;
@@ -250,7 +255,8 @@ int adapted_linear(const LinearCall& call) {
     if (!prepare(call, shared)) return 1;
     with_team(call.num_threads, [&](const Member& member) {
         const typename M::Session session;
-        compute(call, shared, member);
+        Stopwatch watch(nullptr);
+        compute(call, shared, member, watch);
     });
     return 0;
 }

@@ -7,7 +7,15 @@
 
 namespace {
 
-enum Stage { kStageNorms, kStageLinears, kStageRotary, kStageAttention, kStageGate };
+enum Stage {
+    kStageNorms,
+    kStageLinears,
+    kStageAdapters,
+    kStageRotary,
+    kStageAttention,
+    kStageGate,
+    kStages
+};
 
 // Adds the time between laps to the stages' seconds; with null it does nothing.
 class Stopwatch {
