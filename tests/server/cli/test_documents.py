@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from motet.cli.config import markdown_table
-from motet.settings import Settings, env_name
+from motet.settings import CLIENT_VARIABLES, KERNEL_VARIABLES, Settings, env_name
 
 ROOT = Path(__file__).parents[3]
 DOCUMENTS = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
@@ -43,8 +43,6 @@ def test_every_link_to_a_file_leads_somewhere(name):
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_every_variable_in_the_documents_is_one(name):
-    variables = {env_name(field) for field in Settings.model_fields} | {
-        "MOTET_API_KEY",
-        "MOTET_URL",
-    }
+    settings = {env_name(field) for field in Settings.model_fields}
+    variables = settings | CLIENT_VARIABLES | KERNEL_VARIABLES
     assert set(re.findall(r"\bMOTET_[A-Z_]+\b", _text(name))) <= variables
