@@ -150,7 +150,7 @@ def draw_conditions(seed: int, scripts: Sequence[Script], block_size: int) -> Co
     half = sum(script.num_tokens // block_size + 1 for script in scripts) // 2
     return Conditions(
         joins=tuple(draw.randrange(8) for _ in scripts),
-        num_threads=draw.randint(1, 3),
+        num_threads=draw.choice((1, 1, 1, 2, 3)),
         limits=StepLimits(max_num_seqs, max_batch_tokens, chunk_len),
         num_blocks=-(-longest // block_size) + draw.randint(0, half),
     )
