@@ -41,6 +41,8 @@ def test_it_says_what_is_there_in_at_most_twelve_lines(server):
     for part in ("SmolLM2-135M-Instruct", "CPU", "KV cache", "3 in the store", "3 tenants"):
         assert part in text
     assert f"{server.url}/v1" in text
+    health = httpx.get(f"{server.url}/health").json()
+    assert f"{health['kernels']['implementation']} kernels" in text
 
 
 def test_the_printed_curl_line_is_answered(server):
