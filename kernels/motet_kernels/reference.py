@@ -133,10 +133,8 @@ class ReferenceOps:
 
     def _decoder_layer(self, x: Tensor, layer: DecoderLayer, step: LayerStep) -> Tensor:
         normed = _rms_norm(x, layer.input_norm)
-        q, k, v = (
-            part.unflatten(-1, (-1, layer.head_size))
-            for part in self._linear(normed, layer.qkv, step)
-        )
+        projected = self._linear(normed, layer.qkv, step)
+        q, k, v = (part.reshape(len(x), -1, layer.head_size) for part in projected)
         q = _rotated(_rms_norm(q, layer.query_norm), step)
         k = _rotated(_rms_norm(k, layer.key_norm), step)
         self.store_kv(k, v, layer.k_cache, layer.v_cache, step.slots)

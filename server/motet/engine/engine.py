@@ -6,8 +6,9 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as SequenceOf
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -53,6 +54,7 @@ class Engine:
         model: PagedModel,
         arena: Arena,
         tokenizer: Tokenizer,
+        sampler: Sampler,
         limits: StepLimits,
         *,
         max_waiting: int,
@@ -60,7 +62,7 @@ class Engine:
         self._model = model
         self._arena = arena
         self._tokenizer = tokenizer
-        self._sampler = Sampler(tokenizer.eos_ids)
+        self._sampler = sampler
         self._blocks = BlockPool(model.num_blocks, model.layout.block_size)
         self._scheduler = Scheduler(self._blocks, arena, limits)
         self._max_waiting = max_waiting
@@ -100,6 +102,16 @@ class Engine:
 
     def start(self) -> None:
         self._thread.start()
+
+    @contextmanager
+    def on_this_thread(self) -> Iterator[None]:
+        """Instead of `start`: the caller's thread is the engine's here, and calls `step` itself."""
+        own, self._thread = self._thread, threading.current_thread()
+        compute_with(self._num_threads)
+        try:
+            yield
+        finally:
+            self._thread = own
 
     def submit(self, request: Request, deliver: Callable[[Event], None]) -> None:
         """Accept a request; its events go to `deliver`, the last one a `Finished`.

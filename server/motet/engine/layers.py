@@ -9,38 +9,20 @@ loses nothing but speed.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from motet_kernels import (
-    AdaptedGroup,
-    CannotFuse,
-    DecoderLayer,
-    LayerOps,
-    LayerStep,
-    RmsNorm,
-)
+from motet_kernels import DecoderLayer, LayerOps, LayerStep
 from torch import Tensor, nn
 
 from motet.engine.attention import PagedStep
-from motet.engine.linear import LinearGroup
-from motet.engine.survey import LayerShape
+from motet.engine.layer_form import Candidate
 
 log = logging.getLogger(__name__)
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 """Largest difference from transformers' own layer, relative to the layer's largest output."""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A layer of the model that looks as if it were of the known form."""
-
-    path: str
-    original: nn.Module
-    layer: DecoderLayer
 
 
 class LayerOnTrial(nn.Module):
@@ -130,7 +112,7 @@ def put_on_trial(
     for candidate in candidates:
         try:
             trial = LayerOnTrial(candidate, ops, trials[-1] if trials else None)
-        except CannotFuse as reason:
+        except ValueError as reason:  # CannotFuse is one
             log.info("layer %s keeps its own forward: %s", candidate.path, reason)
             continue
         model.set_submodule(candidate.path, trial)
@@ -162,88 +144,3 @@ def adopt(model: nn.Module, trials: Sequence[LayerOnTrial], ops: LayerOps) -> in
             layer = StackedLayer(trial.candidate.original, shared, is_first=trial is stack[0])
             model.set_submodule(trial.candidate.path, layer)
     return sum(len(stack) for stack in stacks)
-
-
-def find_candidates(
-    model: nn.Module,
-    groups: Mapping[tuple[str, ...], LinearGroup],
-    shapes: Mapping[int, LayerShape],
-    caches: Mapping[int, tuple[Tensor, Tensor]],
-) -> list[Candidate]:
-    """Those of the model's layers that look as if they could run in one call, in its order.
-
-    groups: the linears that replaced the model's, by their paths.
-    """
-    found = []
-    for path, module in model.named_modules():
-        index = getattr(getattr(module, "self_attn", None), "layer_idx", None)
-        if index not in shapes:
-            continue
-        try:
-            layer = _decoder_layer(path, module, groups, shapes[index], caches[index])
-        except _NotOfThisForm as reason:
-            log.info("layer %s keeps its own forward: %s", path, reason)
-        else:
-            found.append(Candidate(path, module, layer))
-    return found
-
-
-class _NotOfThisForm(Exception):
-    pass
-
-
-def _decoder_layer(
-    path: str,
-    module: nn.Module,
-    groups: Mapping[tuple[str, ...], LinearGroup],
-    shape: LayerShape,
-    caches: tuple[Tensor, Tensor],
-) -> DecoderLayer:
-    """Raises _NotOfThisForm for a layer that has other parts."""
-    parts = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
-    attention, mlp = module.self_attn, getattr(module, "mlp", None)
-    if {name for name, _ in module.named_children()} != parts or not isinstance(mlp, nn.Module):
-        raise _NotOfThisForm("other parts than attention, MLP and two norms")
-    heads = {"q_norm", "k_norm"} & {name for name, _ in attention.named_children()}
-    if shape.key_dim != shape.value_dim:
-        raise _NotOfThisForm("keys and values of different sizes")
-    if _activation(mlp) not in ("SiLU", "SiLUActivation"):
-        raise _NotOfThisForm("an MLP that is not gated by SiLU")
-
-    def group(*names: str) -> AdaptedGroup:
-        linears = groups.get(tuple(f"{path}.{name}" for name in names))
-        if linears is None:
-            raise _NotOfThisForm(f"no linears {', '.join(names)} that share an input")
-        return AdaptedGroup(linears.packed, linears.tables)
-
-    output = group("self_attn.o_proj")
-    return DecoderLayer(
-        qkv=group("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-        output=output,
-        gate_up=group("mlp.gate_proj", "mlp.up_proj"),
-        down=group("mlp.down_proj"),
-        input_norm=_norm(module.input_layernorm),
-        post_norm=_norm(module.post_attention_layernorm),
-        query_norm=_norm(attention.q_norm) if "q_norm" in heads else None,
-        key_norm=_norm(attention.k_norm) if "k_norm" in heads else None,
-        num_heads=output.packed.in_features // shape.key_dim,
-        num_kv_heads=shape.num_kv_heads,
-        head_size=shape.key_dim,
-        scale=shape.attention.scale,
-        window=shape.attention.window,
-        softcap=shape.attention.softcap,
-        k_cache=caches[0],
-        v_cache=caches[1],
-    )
-
-
-def _activation(mlp: nn.Module) -> str:
-    return type(getattr(mlp, "act_fn", None)).__name__
-
-
-def _norm(module: nn.Module) -> RmsNorm:
-    weights = dict(module.named_parameters())
-    eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
-    if set(weights) != {"weight"} or not isinstance(eps, float):
-        raise _NotOfThisForm(f"{type(module).__name__} is not an RMSNorm with one weight")
-    return RmsNorm(weights["weight"].data, eps)

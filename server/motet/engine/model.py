@@ -16,7 +16,8 @@ from motet.engine import kv_cache
 from motet.engine.attention import ATTENTION_NAME, PagedStep, register_attention
 from motet.engine.base import QuantizedBase
 from motet.engine.batch import Batch, BatchLayout
-from motet.engine.layers import adopt, find_candidates, put_on_trial
+from motet.engine.layer_form import find_candidates
+from motet.engine.layers import adopt, put_on_trial
 from motet.engine.linear import AdaptedLinear, CurrentRouting, DenseLinear, LinearGroup
 from motet.engine.survey import Survey, survey
 

@@ -16,7 +16,11 @@ from motet.engine.engine import Engine
 from motet.engine.memory import default_kv_bytes
 from motet.engine.model import CacheBudget, PagedModel
 from motet.engine.probe import probe
+from motet.engine.sampler import Sampler
 from motet.engine.scheduler import StepLimits
+from motet.engine.stage_clock import StageClock
+from motet.engine.timed_ops import timed
+from motet.engine.timed_sampler import TimedSampler
 from motet.engine.tokenizer import Tokenizer
 from motet.errors import InvalidSetting, UnsupportedModel
 from motet.settings import Settings
@@ -39,6 +43,8 @@ class Runtime:
     kv_bytes: int
     weight_bytes: int  # of the base as it lies in memory
     probe_difference: float  # between the paged and the plain forward, relative
+    num_layers: int
+    num_one_call_layers: int  # those that run as one operation, see layers.py
 
     def close(self) -> None:
         """Stop the engine and let go of files. Call it once."""
@@ -61,8 +67,17 @@ def _nobody() -> None:
     """Before the engine exists there is nobody to wake."""
 
 
-def open_runtime(settings: Settings, progress: Progress) -> Runtime:
+def open_runtime(
+    settings: Settings,
+    progress: Progress,
+    *,
+    store_dir: Path | None = None,
+    clock: StageClock | None = None,
+) -> Runtime:
     """Load, quantise if need be, probe, and build all parts.
+
+    store_dir: where the adapters are; None: in the data directory.
+    clock: put around the parts whose time a profile shows; None: nothing is timed.
 
     Raises UnsupportedModel for a base that cannot be served, InvalidSetting for settings that do
     not fit it or each other.
@@ -73,7 +88,7 @@ def open_runtime(settings: Settings, progress: Progress) -> Runtime:
     limits = _step_limits(settings)
     progress("Choosing the kernels", 0.0)  # compiles them once, where that has not been done
     selection = select_kernels(device)
-    ops = selection.ops
+    ops = selection.ops if clock is None else timed(selection.ops, clock)
     base = open_base(
         settings.base,
         cache_dir=settings.data_dir,
@@ -91,7 +106,7 @@ def open_runtime(settings: Settings, progress: Progress) -> Runtime:
     progress("Probing the model", 0.95)
     difference = _probe(base, model)
     tokenizer = Tokenizer.load(base.directory)
-    store = _store(settings, base, ops, dtype)
+    store = _store(store_dir or store_directory(settings.data_dir), settings, base, ops, dtype)
     doorbell = _Doorbell()
     arena = Arena(
         store.image,
@@ -100,7 +115,9 @@ def open_runtime(settings: Settings, progress: Progress) -> Runtime:
         device=device,
         on_ready=doorbell,
     )
-    engine = Engine(model, arena, tokenizer, limits, max_waiting=settings.max_waiting)
+    ends = tokenizer.eos_ids
+    sampler = Sampler(ends) if clock is None else TimedSampler(ends, clock)
+    engine = Engine(model, arena, tokenizer, sampler, limits, max_waiting=settings.max_waiting)
     doorbell.ring = engine.wake
     progress("Ready", 1.0)
     return Runtime(
@@ -117,6 +134,8 @@ def open_runtime(settings: Settings, progress: Progress) -> Runtime:
         kv_bytes=model.kv_bytes,
         weight_bytes=model.weight_bytes,
         probe_difference=difference,
+        num_layers=model.num_layers,
+        num_one_call_layers=model.num_one_call_layers,
     )
 
 
@@ -151,9 +170,11 @@ def _probe(base: QuantizedBase, model: PagedModel) -> float:
         raise UnsupportedModel(f"{base.name} cannot be served: {error.message}") from error
 
 
-def _store(settings: Settings, base: QuantizedBase, ops: Ops, dtype: torch.dtype) -> AdapterStore:
+def _store(
+    directory: Path, settings: Settings, base: QuantizedBase, ops: Ops, dtype: torch.dtype
+) -> AdapterStore:
     return AdapterStore(
-        store_directory(settings.data_dir),
+        directory,
         base,
         dtype=ops.adapter_dtype(dtype),
         limits=Limits(

@@ -1,0 +1,57 @@
+"""Which layers run in one call, and that a layer which would answer otherwise does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from motet.engine.layers import StackedLayer
+from motet_kernels import LayerOps, select_ops
+
+from tests.support.serving import served
+from tests.support.tiny_models import SERVED, make_checkpoint
+
+CPU = torch.device("cpu")
+
+# Of each model's layers, those in one call; the others have parts of another form, or are of this
+# form by their parts and differ in what they compute (granite scales its residuals, and a layer of
+# smollm3 has no rotary embedding).
+IN_ONE_CALL = {
+    "llama": [0, 1],
+    "llama_tied": [0, 1, 2, 3],
+    "llama_odd": [0, 1],
+    "mistral": [0, 1],
+    "qwen2": [0, 1],
+    "qwen3": [0, 1],
+    "smollm3": [0],
+}
+
+
+@pytest.mark.skipif(not isinstance(select_ops(CPU), LayerOps), reason="torch's kernels serve here")
+@pytest.mark.parametrize("name", SERVED)
+def test_layers_of_the_known_form_run_in_one_call(name: str, tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", name)
+    with served(checkpoint, tmp_path / "data") as runtime:
+        model = runtime.engine._model
+        found = [
+            int(path.rsplit(".", 1)[1])
+            for path, module in model._model.named_modules()
+            if isinstance(module, StackedLayer)
+        ]
+        assert found == IN_ONE_CALL.get(name, [])
+        assert model.num_one_call_layers == len(found)
+
+
+def test_something_between_two_layers_is_noticed(tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", "llama")
+    with served(checkpoint, tmp_path / "data") as runtime:
+        stacked = [
+            module
+            for module in runtime.engine._model._model.modules()
+            if isinstance(module, StackedLayer)
+        ]
+        if not stacked:
+            pytest.skip("torch's kernels serve here")
+        with pytest.raises(RuntimeError, match="came between"):
+            stacked[1]._stack.computed(torch.zeros(1, 1, 64))
