@@ -5,6 +5,7 @@ import typer
 from motet.cli.adapters import adapters
 from motet.cli.config import config
 from motet.cli.generate import generate
+from motet.cli.profile import profile
 from motet.cli.quantize import quantize
 from motet.cli.sentences import SentenceGroup
 from motet.cli.serve import serve
@@ -23,6 +24,7 @@ app.command()(quantize)
 app.add_typer(tenants, name="tenants")
 app.add_typer(adapters, name="adapters")
 app.command()(generate)
+app.command()(profile)
 app.command()(config)
 
 

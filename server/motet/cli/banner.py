@@ -23,6 +23,8 @@ class Facts:
     model: str
     device: str  # with dtype
     kernels: KernelReport
+    num_layers: int
+    num_one_call_layers: int
     weight_bytes: int
     kv_bytes: int
     kv_tokens: int
@@ -76,7 +78,7 @@ def _rows(facts: Facts) -> list[tuple[str, str]]:
     )
     return [
         ("model", f"{facts.model} (NF4)"),
-        ("device", f"{facts.device}, {facts.kernels.implementation} kernels"),
+        ("device", f"{facts.device}, {facts.kernels.implementation} kernels{_in_one_call(facts)}"),
         *_slower(facts.kernels),
         ("memory", memory),
         ("adapters", f"{facts.num_adapters} in the store"),
@@ -85,6 +87,15 @@ def _rows(facts: Facts) -> list[tuple[str, str]]:
         ("API", f"{facts.url}/openapi.json (and docs/api.md)"),
         ("started", f"in {facts.startup_s:.1f} s"),
     ]
+
+
+def _in_one_call(facts: Facts) -> str:
+    """Layers of the form the kernels run as one operation; of another form, linear by linear."""
+    if not facts.num_one_call_layers:
+        return ""
+    if facts.num_one_call_layers == facts.num_layers:
+        return ", all layers in one call"
+    return f", {facts.num_one_call_layers} of {facts.num_layers} layers in one call"
 
 
 def _slower(kernels: KernelReport) -> list[tuple[str, str]]:

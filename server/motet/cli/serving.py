@@ -102,6 +102,8 @@ def _facts(runtime: Runtime, tenants: Tenants, url: str, startup_s: float) -> Fa
         model=runtime.model_name,
         device=_device(runtime),
         kernels=runtime.kernels,
+        num_layers=runtime.num_layers,
+        num_one_call_layers=runtime.num_one_call_layers,
         weight_bytes=runtime.weight_bytes,
         kv_bytes=runtime.kv_bytes,
         kv_tokens=stats.num_blocks * stats.block_size,

@@ -40,6 +40,8 @@ class Runtime:
     device: torch.device
     dtype: torch.dtype
     kernels: KernelReport
+    num_layers: int
+    num_one_call_layers: int  # of those, the layers the kernels run as one operation
     kv_bytes: int
     weight_bytes: int  # of the base as it lies in memory
     probe_difference: float  # between the paged and the plain forward, relative
@@ -131,6 +133,8 @@ def open_runtime(
         device=device,
         dtype=dtype,
         kernels=selection.report,
+        num_layers=model.num_layers,
+        num_one_call_layers=model.num_one_call_layers,
         kv_bytes=model.kv_bytes,
         weight_bytes=model.weight_bytes,
         probe_difference=difference,

@@ -13,6 +13,8 @@ FACTS = Facts(
     model="a-model-with-a-rather-long-name-of-its-own-that-does-not-fit-anywhere",
     device="CPU, 2 threads, bfloat16",
     kernels=KernelReport("cpu-native (avx2)"),
+    num_layers=30,
+    num_one_call_layers=30,
     weight_bytes=200 << 20,
     kv_bytes=4 << 30,
     kv_tokens=186384,
@@ -76,3 +78,12 @@ def test_without_a_key_none_is_sent_and_without_a_template_no_chat():
     assert "Authorization" not in line
     assert "/v1/completions" in line
     assert json.loads(shlex.split(line)[-1])["prompt"] == "The capital of France is"
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [(30, "all layers in one call"), (12, "12 of 30 layers in one call")]
+)
+def test_it_says_which_layers_run_in_one_call(number, said):
+    out = io.StringIO()
+    print_banner(Console(file=out, width=160), replace(FACTS, num_one_call_layers=number), SAMPLE)
+    assert said in out.getvalue()
