@@ -1,4 +1,4 @@
-"""An unmodified transformers model, driven through the two seams."""
+"""An unmodified transformers model, driven through three seams (docs/architecture.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Proof at start-up that the two seams carry for this very model, before it answers anybody.
+"""Proof at start-up that the seams carry for this very model, before it answers anybody.
 
 The same tokens go through the model twice: once plainly, with transformers' own eager attention
 over the whole prompt, and once paged, in chunks and single tokens, two sequences in one batch.

@@ -1,4 +1,4 @@
-"""Unmodified transformers models through the two seams, against plain transformers."""
+"""Unmodified transformers models through the seams, against plain transformers."""
 
 from __future__ import annotations
 
