@@ -45,8 +45,6 @@ class Runtime:
     kv_bytes: int
     weight_bytes: int  # of the base as it lies in memory
     probe_difference: float  # between the paged and the plain forward, relative
-    num_layers: int
-    num_one_call_layers: int  # those that run as one operation, see layers.py
 
     def close(self) -> None:
         """Stop the engine and let go of files. Call it once."""
@@ -138,8 +136,6 @@ def open_runtime(
         kv_bytes=model.kv_bytes,
         weight_bytes=model.weight_bytes,
         probe_difference=difference,
-        num_layers=model.num_layers,
-        num_one_call_layers=model.num_one_call_layers,
     )
 
 

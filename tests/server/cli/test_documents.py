@@ -27,7 +27,7 @@ def test_the_readme_s_settings_table_is_the_program_s(run):
 def test_every_command_in_the_documents_exists(run, name):
     written = r"(?:^|`|\$\()motet ((?:tenants|adapters) [a-z-]+|[a-z]+)\b"
     commands = set(re.findall(written, _text(name), re.MULTILINE))
-    known = {"serve", "quantize", "generate", "config"}
+    known = {"serve", "quantize", "generate", "profile", "config"}
     known |= {f"tenants {sub}" for sub in ("create", "list", "revoke", "rotate", "admin-key")}
     known |= {f"adapters {sub}" for sub in ("push", "list", "rm", "check")}
     assert commands <= known

@@ -1,0 +1,20 @@
+"""A sampler that tells a clock how long it took."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from torch import Tensor
+
+from motet.engine.sampler import Sampled, Sampler, SampleRow
+from motet.engine.stage_clock import StageClock
+
+
+class TimedSampler(Sampler):
+    def __init__(self, ends: Iterable[int], clock: StageClock) -> None:
+        super().__init__(ends)
+        self._clock = clock
+
+    def sample(self, logits: Tensor, rows: Sequence[SampleRow]) -> list[Sampled]:
+        with self._clock.stage("sampling"):
+            return super().sample(logits, rows)
