@@ -18,7 +18,6 @@ ARGS ?=
 MADE := $(VENV)/.made
 TO_SERVE := $(VENV)/.installed-to-serve
 TO_DEVELOP := $(VENV)/.installed-to-develop
-TO_PLOT := $(VENV)/.installed-to-plot
 PEERS := .venv-peers
 
 # Where they cannot be compiled it says why, and torch serves.
@@ -59,7 +58,7 @@ bench: $(TO_DEVELOP)
 bench-kernels: $(TO_DEVELOP)
 	$(BIN)/python benchmarks/kernels.py $(ARGS)
 
-bench-report: $(TO_PLOT)
+bench-report: $(TO_DEVELOP)
 	$(BIN)/python benchmarks/report.py $(ARGS)
 
 bench-peers: $(PEERS)/.installed
@@ -93,7 +92,3 @@ $(TO_DEVELOP): pyproject.toml | $(MADE)
 	@$(BIN)/python -m pip install -e '.[dev]'
 	@$(MAKE_KERNELS)
 	@touch $@ $(TO_SERVE)
-
-$(TO_PLOT): pyproject.toml | $(MADE)
-	@$(BIN)/python -m pip install -e '.[dev,bench]'
-	@touch $@

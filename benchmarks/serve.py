@@ -1,240 +1,119 @@
-"""Tokens per second of Motet and of PEFT's mixed batch, on one NF4 base, in one run.
+"""Tokens per second of Motet and of its peers on the same base, requests and adapters.
 
-    .venv/bin/python benchmarks/serve.py [--requests 1 8 32] [--adapters 8] [--rounds 3]
+    make bench ARGS="[--requests 1 8 32] [--adapters 0 1 8 32] [--systems motet vllm] [--rounds 3]"
 
-Three systems answer the same greedy requests, spread over the same LoRA adapters (random weights,
-all seven projections), every prompt and every answer of a fixed length, in this process:
-
-- Motet's engine (submit to last event; no HTTP on either side);
-- transformers + bitsandbytes NF4 + PEFT `adapter_names`, as its users run it;
-- the same with the weights dequantised to bfloat16 once: more memory, and faster on a CPU.
-
-Rounds alternate between the systems, and the median of each is printed: the machine's speed may
-drift, the ratio drifts less.
+Every request is greedy, prompts and answers have fixed lengths, and all requests of a load arrive
+at once, spread evenly over its adapters. Each system has processes of its own, of which only the
+one that answers is running; rounds alternate between the systems, and medians are shown. Motet and
+vLLM (`make bench-peers` installs it) are asked over HTTP. PEFT has no server and is called in its
+own process. docs/performance.md says what is compared and what it does not show.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
-import platform
-import statistics
-import tempfile
-import threading
-import time
-from collections.abc import Callable, Sequence
-from importlib.metadata import version
+import os
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
-import bitsandbytes as bnb
-import torch
-from motet.demo.training import plain_model
-from motet.engine.request import Event, Finished, Request, SamplingParams
-from motet.engine.runtime import Runtime, open_runtime
-from motet.settings import Settings
-from motet_adapters import Adapter
-from peft import LoraConfig, PeftModel, get_peft_model
-from torch import nn
-from transformers import PreTrainedModel
+if not __package__:  # run as a file rather than by `python -m benchmarks.serve`
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+from benchmarks.serving import vllm_system
+from benchmarks.serving.load import NUM_ADAPTERS, NUM_REQUESTS, Answers, adapter_names, loads
+from benchmarks.serving.machine import describe
+from benchmarks.serving.measure import measure
+from benchmarks.serving.motet_system import MotetSystem
+from benchmarks.serving.peft_system import PeftSystem
+from benchmarks.serving.results import Results
+from benchmarks.serving.system import System
+from benchmarks.serving.table import header, row
+from benchmarks.serving.workplace import ROOT, Workplace
+
+SYSTEMS = ("motet", "peft-nf4", "peft-bf16", "vllm")
 
 
 def main() -> None:
-    arguments = _arguments()
-    with tempfile.TemporaryDirectory() as scratch:
-        _run(arguments, Path(scratch))
+    options = _options()
+    wanted = list(loads(options.requests, options.adapters))
+    names = adapter_names(wanted)
+    place = Workplace(options.work_dir.resolve(), options.base, options.rank)
+    place.prepare(names)
+    results = Results(
+        machine=describe(options.threads),
+        systems={},
+        base=options.base or "SmolLM2-135M-Instruct (the demo base)",
+        rank=options.rank,
+        answers=Answers(options.prompt_len, options.tokens),
+        rounds=options.rounds,
+        streamed=options.stream,
+    )
+    with ExitStack() as running:
+        systems = []
+        for name in _systems(options):
+            system = _make(name, place, options)
+            running.callback(system.close)
+            print(f"Starting {system.name}", file=sys.stderr, flush=True)
+            results.systems[system.name] = system.start(names)
+            systems.append(system)
+        _say_what_runs(results)
+        print(header(list(results.systems)))
+        for load in wanted:
+            outcomes = measure(systems, load, results.answers, options.rounds)
+            results.outcomes += outcomes
+            print(row(outcomes), flush=True)
+            if options.json is not None:
+                results.write(options.json)  # after each load: a run that is cut short is kept
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--base", help="as for motet serve; default: the demo base")
-    parser.add_argument("--data-dir", type=Path, default=Path("motet-data"))
-    parser.add_argument("--requests", type=int, nargs="+", default=[1, 8, 32])
-    parser.add_argument("--adapters", type=int, default=8)
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, help="default: all installed")
+    parser.add_argument("--requests", type=int, nargs="+", default=NUM_REQUESTS)
+    parser.add_argument("--adapters", type=int, nargs="+", default=NUM_ADAPTERS)
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--prompt-len", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--stream", action="store_true", help="ask the servers for SSE streams")
+    parser.add_argument("--json", type=Path, help="also write the results there")
+    parser.add_argument("--work-dir", type=Path, default=ROOT / ".cache" / "bench")
     return parser.parse_args()
 
 
-def _run(arguments: argparse.Namespace, scratch: Path) -> None:
-    base_cache = Settings(base=arguments.base, data_dir=arguments.data_dir)
-    settings = base_cache.model_copy(
-        update={"data_dir": arguments.data_dir, "threads": arguments.threads}
-    )
-    runtime = open_runtime(settings, lambda _doing, _done: None)
-    try:
-        plain = plain_model(runtime.base, torch.bfloat16)
-        names = [f"bench-{index}" for index in range(arguments.adapters)]
-        dense = _peft(plain, names, arguments.rank)
-        dense.save_pretrained(str(scratch))
-        adapters = [_upload(runtime, name, scratch / name) for name in names]
-        quantised = _peft(_with_bitsandbytes(plain), names, arguments.rank)
-        runtime.engine.start()
-        motet = _Motet(runtime, adapters, arguments.tokens)
-        systems: dict[str, Callable[[list[list[int]]], int]] = {
-            "Motet": motet,
-            "PEFT on bitsandbytes NF4": _Peft(quantised, names, arguments.tokens),
-            "PEFT on bfloat16": _Peft(dense, names, arguments.tokens),
-        }
-        _header(runtime, arguments)
-        for num_requests in arguments.requests:
-            _row(systems, _prompts(runtime, num_requests, arguments.prompt_len), arguments.rounds)
-        for name in names:
-            runtime.store.delete("bench", name)
-    finally:
-        runtime.close()
+def _systems(options: argparse.Namespace) -> list[str]:
+    if options.systems is not None:
+        return list(options.systems)
+    if vllm_system.is_installed():
+        return list(SYSTEMS)
+    print("vLLM is not installed and is left out; make bench-peers installs it", file=sys.stderr)
+    return [name for name in SYSTEMS if name != "vllm"]
 
 
-def _row(
-    systems: dict[str, Callable[[list[list[int]]], int]], prompts: list[list[int]], rounds: int
-) -> None:
-    speeds: dict[str, list[float]] = {name: [] for name in systems}
-    for system in systems.values():
-        system(prompts[: min(len(prompts), 8)])  # brings adapters and caches in
-    for _ in range(rounds):
-        for name, system in systems.items():
-            begun = time.perf_counter()
-            num_tokens = system(prompts)
-            speeds[name].append(num_tokens / (time.perf_counter() - begun))
-    motet, nf4, dense = (statistics.median(values) for values in speeds.values())
+def _make(name: str, place: Workplace, options: argparse.Namespace) -> System:
+    makers: dict[str, Callable[[], System]] = {
+        "motet": lambda: MotetSystem(place, options.threads, stream=options.stream),
+        "peft-nf4": lambda: PeftSystem(place, options.threads, "nf4"),
+        "peft-bf16": lambda: PeftSystem(place, options.threads, "bf16"),
+        "vllm": lambda: vllm_system.VllmSystem(place, options.threads, stream=options.stream),
+    }
+    return makers[name]()
+
+
+def _say_what_runs(results: Results) -> None:
+    for key, value in results.machine.items():
+        print(f"{key}: {value}")
+    for name, said in results.systems.items():
+        print(f"{name}: {said}")
     print(
-        f"| {len(prompts):3d} | {motet:7.1f} | {nf4:7.1f} | {dense:7.1f} "
-        f"| {motet / nf4:5.1f} | {motet / dense:5.1f} |",
-        flush=True,
+        f"{results.base}, adapters of rank {results.rank} on all projections, prompts of "
+        f"{results.answers.prompt_len}, {results.answers.num_tokens} generated.\n"
+        f"Tokens per second, median of {results.rounds} alternating rounds:\n"
     )
-
-
-class _Motet:
-    """All prompts at once through the engine; returns the tokens generated."""
-
-    def __init__(self, runtime: Runtime, adapters: Sequence[Adapter], num_tokens: int) -> None:
-        self._runtime = runtime
-        self._adapters = adapters
-        self._num_tokens = num_tokens
-        self._num_calls = 0
-
-    def __call__(self, prompts: list[list[int]]) -> int:
-        self._num_calls += 1
-        params = SamplingParams(max_tokens=self._num_tokens, temperature=0.0, ignore_eos=True)
-        left = threading.Semaphore(0)
-        ended: list[Finished] = []
-
-        def deliver(event: Event) -> None:
-            if isinstance(event, Finished):
-                ended.append(event)
-                left.release()
-
-        for index, prompt in enumerate(prompts):
-            adapter = self._adapters[index % len(self._adapters)]
-            name = f"{self._num_calls}-{index}"
-            self._runtime.engine.submit(
-                Request(name, tuple(prompt), params, adapter, adapter.tenant), deliver
-            )
-        for _ in prompts:
-            left.acquire()
-        if any(event.reason != "length" for event in ended):
-            raise RuntimeError(f"a request ended early: {ended}")
-        return sum(event.completion_len for event in ended)
-
-
-class _Peft:
-    """All prompts as one batch through PEFT's `adapter_names`; returns the tokens generated."""
-
-    def __init__(self, model: PeftModel, names: Sequence[str], num_tokens: int) -> None:
-        self._model = model
-        self._names = names
-        self._num_tokens = num_tokens
-
-    @torch.inference_mode()
-    def __call__(self, prompts: list[list[int]]) -> int:
-        ids = torch.tensor(prompts)
-        chosen = [self._names[index % len(self._names)] for index in range(len(prompts))]
-        output = self._model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            adapter_names=chosen,
-            max_new_tokens=self._num_tokens,
-            min_new_tokens=self._num_tokens,
-            do_sample=False,
-        )
-        return int(output[:, ids.shape[1] :].numel())
-
-
-def _peft(plain: PreTrainedModel, names: Sequence[str], rank: int) -> PeftModel:
-    """`names` as LoRA adapters on a copy of the model, the same random weights each time."""
-    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=PROJECTIONS, task_type="CAUSAL_LM")
-    model = get_peft_model(copy.deepcopy(plain), config, adapter_name=names[0])
-    for name in names[1:]:
-        model.add_adapter(name, config)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_" in name:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.02)
-    return model.to(torch.bfloat16).eval()
-
-
-def _with_bitsandbytes(plain: PreTrainedModel) -> PreTrainedModel:
-    """The model with bitsandbytes' NF4 linears; the weights are on its grid already."""
-    model = copy.deepcopy(plain)
-    head = model.get_output_embeddings()
-    for path, module in list(model.named_modules()):
-        if isinstance(module, nn.Linear) and module is not head:
-            linear = bnb.nn.Linear4bit(
-                module.in_features,
-                module.out_features,
-                bias=module.bias is not None,
-                compute_dtype=torch.bfloat16,
-                quant_type="nf4",
-                compress_statistics=False,
-            )
-            linear.weight = bnb.nn.Params4bit(
-                module.weight.data, requires_grad=False, quant_type="nf4", compress_statistics=False
-            )
-            linear.bias = module.bias
-            model.set_submodule(path, linear.to("cpu"))
-    return model.eval()
-
-
-def _upload(runtime: Runtime, name: str, directory: Path) -> Adapter:
-    with runtime.store.stage() as staging:
-        for filename in ("adapter_config.json", "adapter_model.safetensors"):
-            staging.write(filename, (directory / filename).read_bytes())
-        return runtime.store.put("bench", name, staging)
-
-
-def _prompts(runtime: Runtime, count: int, length: int) -> list[list[int]]:
-    generator = torch.Generator().manual_seed(1)
-    high = min(runtime.engine.vocab_size, 30000)
-    prompts: list[list[int]] = torch.randint(
-        100, high, (count, length), generator=generator
-    ).tolist()
-    return prompts
-
-
-def _header(runtime: Runtime, arguments: argparse.Namespace) -> None:
-    cpu = next(
-        (
-            line.split(":", 1)[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.processor(),
-    )
-    packages = ("torch", "transformers", "bitsandbytes", "peft")
-    print(
-        f"{runtime.base.name}, {arguments.adapters} LoRA adapters of rank {arguments.rank} on all "
-        f"projections, prompts of {arguments.prompt_len}, {arguments.tokens} generated, greedy.\n"
-        f"{cpu}, {arguments.threads} threads, kernels: {runtime.kernels}; "
-        + ", ".join(f"{name} {version(name)}" for name in packages)
-        + f".\nTokens per second, median of {arguments.rounds} alternating rounds.\n"
-    )
-    print("| requests | Motet | PEFT on bnb NF4 | PEFT on bf16 | ratio to NF4 | ratio to bf16 |")
-    print("|---|---|---|---|---|---|", flush=True)
 
 
 if __name__ == "__main__":
