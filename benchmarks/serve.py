@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -36,6 +37,7 @@ SYSTEMS = ("motet", "peft-nf4", "peft-bf16", "vllm")
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends what was started, like Ctrl-C
     options = _options()
     wanted = list(loads(options.requests, options.adapters))
     names = adapter_names(wanted)

@@ -15,12 +15,13 @@ def describe(threads: int) -> dict[str, str]:
     cpu = _proc("cpuinfo", "model name") or platform.processor()
     present = set(_proc("cpuinfo", "flags").split())
     kib = int((_proc("meminfo", "MemTotal") or "0 kB").split()[0])
+    release = platform.release().split("-")[0]
     return {
         "cpu": cpu,
         "instructions": ", ".join(flag for flag in _FLAGS if flag in present),
         "cores": f"{len(os.sched_getaffinity(0))}, {threads} threads used",
         "memory": f"{kib / 1024**2:.0f} GiB",
-        "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
+        "system": f"{platform.system()} {release}, Python {platform.python_version()}",
         "date": datetime.now(UTC).date().isoformat(),
     }
 
