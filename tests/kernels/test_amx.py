@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import mmap
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping
@@ -142,6 +143,16 @@ def test_a_tile_product_is_what_the_manual_says(tile_product: TileProduct, kind:
     np.testing.assert_array_equal(np.signbit(c[c == 0]), np.signbit(expected[c == 0]))
 
 
+def at_the_end_of_memory(x: torch.Tensor) -> torch.Tensor:
+    """A copy of x after which nothing may be read."""
+    size = -(-x.nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
+    memory = mmap.mmap(-1, size + mmap.PAGESIZE)
+    copy = torch.frombuffer(memory, dtype=x.dtype, count=x.numel(), offset=size - x.nbytes)
+    end = ctypes.c_void_p(copy.data_ptr() + x.nbytes)
+    assert ctypes.CDLL(None).mprotect(end, mmap.PAGESIZE, 0) == 0
+    return copy.view_as(x).copy_(x)
+
+
 def native_of(implementations: Mapping[str, Ops], level: str) -> Ops:
     if level not in implementations:
         pytest.skip(f"this machine cannot build or run {level}")
@@ -159,6 +170,18 @@ def test_groups_shorter_than_a_tile(implementations: Mapping[str, Ops], level: s
     assert_close(y, case.expected(x, slots)[0])
     for t in (0, 15, 16, 31, 32, 49):
         assert torch.equal(case.run(native, x[t : t + 1], slots[t : t + 1])[0][0], y[t])
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_nothing_past_the_rows_is_read(implementations: Mapping[str, Ops], level: str) -> None:
+    """Fewer rows than a tile has, and a K that ends within one; reading on would be a fault."""
+    native = native_of(implementations, level)
+    for k in (64, 100):
+        case = GroupCase.make((40,), k, BF16)
+        for num_tokens in (1, 15, 16, 17, 33):
+            x = case.inputs(num_tokens, BF16)
+            (y,) = case.run(native, at_the_end_of_memory(x), [0] * num_tokens)
+            assert torch.equal(y, case.run(native, x, [0] * num_tokens)[0])
 
 
 @pytest.mark.parametrize("level", LEVELS)
