@@ -19,7 +19,7 @@ PREBUILT = Path(__file__).parent / "prebuilt"
 # library made on one machine runs on any other. Products and sums are fused only where the source
 # says so: a compiler that fuses as it likes would give a row other bits in another unrolling.
 _FLAGS = (
-    *("-std=c++17", "-O3", "-fPIC", "-fopenmp", "-ffp-contract=off", "-fvisibility=hidden"),
+    *("-std=c++20", "-O3", "-fPIC", "-fopenmp", "-ffp-contract=off", "-fvisibility=hidden"),
     "-w",  # this compiler's own headers warn
 )
 _AVX2 = ("-mavx2", "-mfma")

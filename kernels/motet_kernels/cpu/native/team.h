@@ -2,18 +2,18 @@
 //
 // OpenMP's barrier goes to sleep at once where the process has more threads than cores, and a
 // server has: every thread that ever computed keeps a pool. Waking up takes longer than most steps
-// of a layer, so here one waits by looking.
+// of a layer, so here one looks first. Not for long, and without yielding the core:
+// a thread that shares its core with one it waits for, or with another program, has to sleep.
 #pragma once
 
 #include <omp.h>
-#include <sched.h>
 
 #include <atomic>
 #include <cstdint>
 
 namespace {
 
-constexpr int kLooks = 20000;  // some ten microseconds to a hundred; then others may have the core
+constexpr int kLooks = 300;  // a few microseconds
 
 inline void pause_briefly() {
 #if defined(__x86_64__)
@@ -25,25 +25,26 @@ class Team {
    public:
     // Call from every thread of a team, with nothing between two calls that a thread may skip.
     void meet(int num_threads) {
-        const int64_t before = meetings_.load(std::memory_order_relaxed);
+        const int before = meetings_.load(std::memory_order_relaxed);
         if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == num_threads) {
             arrived_.store(0, std::memory_order_relaxed);
             drawn_.store(0, std::memory_order_relaxed);
             meetings_.store(before + 1, std::memory_order_release);
+            meetings_.notify_all();
             return;
         }
-        for (int looks = 0; meetings_.load(std::memory_order_acquire) == before;)
-            if (++looks < kLooks)
-                pause_briefly();
-            else
-                sched_yield();
+        for (int looks = 0; looks < kLooks; looks++) {
+            if (meetings_.load(std::memory_order_acquire) != before) return;
+            pause_briefly();
+        }
+        meetings_.wait(before, std::memory_order_acquire);
     }
 
     // The first of `count` pieces of work, numbered from 0 since the team last met.
     int64_t draw(int64_t count) { return drawn_.fetch_add(count, std::memory_order_relaxed); }
 
    private:
-    alignas(64) std::atomic<int64_t> meetings_{0};
+    alignas(64) std::atomic<int> meetings_{0};
     alignas(64) std::atomic<int> arrived_{0};
     alignas(64) std::atomic<int64_t> drawn_{0};
 };
