@@ -36,7 +36,7 @@ def profile(
     prompt_len: Annotated[int, typer.Option(min=1, help="Tokens of each prompt.")] = 64,
     tokens: Annotated[int, typer.Option(min=2, help="Tokens to generate for each.")] = 64,
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
-    rounds: Annotated[int, typer.Option(min=1, help="How often the load is run.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, help="Runs; the fastest is shown.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Show where a step's time goes under a load.

@@ -67,7 +67,7 @@ class ProfileReport:
         return (
             f"{load.num_requests} requests {where}, prompts of {load.prompt_len} tokens, "
             f"{load.num_tokens} generated, temperature {load.temperature:g}; "
-            f"{self.rounds} rounds: {self.profile.generated_per_s:.1f} tokens/s"
+            f"the fastest of {self.rounds}: {self.profile.generated_per_s:.1f} tokens/s"
         )
 
     def _machine(self) -> str:

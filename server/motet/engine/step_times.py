@@ -44,10 +44,6 @@ class LoadTimes:
     prompt: StepTimes = field(default_factory=StepTimes)
     decode: StepTimes = field(default_factory=StepTimes)
 
-    def add(self, other: LoadTimes) -> None:
-        self.prompt.add(other.prompt)
-        self.decode.add(other.decode)
-
 
 def run_requests(engine: Engine, clock: StageClock, requests: Sequence[Request]) -> LoadTimes:
     """Submit all at once and step until all have ended; inside `engine.on_this_thread()`.
