@@ -19,6 +19,7 @@ from motet_kernels import (
     Routing,
     TimedLayerOps,
 )
+from motet_kernels.cpu.native_abi import LayersCall
 from motet_kernels.cpu.native_ops import NativeCpuOps
 
 from tests.support.kernel_cases import CPU, GroupCase
@@ -171,6 +172,25 @@ def test_a_timed_call_of_base_rows_has_nothing_for_adapters(native: Ops) -> None
     _, seconds = native.timed_decoder_layers(x, case.fuse(native), step)
     assert seconds.adapters == 0
     assert seconds.linears > 0
+
+
+def test_no_stage_is_timed_unless_that_is_asked_for(
+    native: Ops, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert isinstance(native, NativeCpuOps)
+    case = LayerCase.make(BF16)
+    x, step = torch.ones(1, case.sizes.hidden, dtype=BF16), one_token(native, case, slot=5)
+    fused, layers, asked = case.fuse(native), native._library.layers, []
+
+    def record(address: int) -> int:
+        asked.append(LayersCall.from_address(address).seconds is not None)
+        return layers(address)
+
+    monkeypatch.setattr(native._library, "layers", record)
+    native.decoder_layers(x, fused, step)
+    native.timed_decoder_layers(x, fused, step)
+    native.decoder_layers(x, fused, step)
+    assert asked == [False, True, False]
 
 
 def one_token(ops: Ops, case: LayerCase, slot: int) -> LayerStep:

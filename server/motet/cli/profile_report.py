@@ -63,9 +63,9 @@ class ProfileReport:
         load = self.load
         where = "to the base"
         if load.num_adapters:
-            where = f"over {load.num_adapters} adapters of rank {load.rank}"
+            where = f"over {_count(load.num_adapters, 'adapter')} of rank {load.rank}"
         return (
-            f"{load.num_requests} requests {where}, prompts of {load.prompt_len} tokens, "
+            f"{_count(load.num_requests, 'request')} {where}, prompts of {load.prompt_len} tokens, "
             f"{load.num_tokens} generated, temperature {load.temperature:g}; "
             f"the fastest of {self.rounds}: {self.profile.generated_per_s:.1f} tokens/s"
         )
@@ -74,7 +74,7 @@ class ProfileReport:
         runtime = self.runtime
         return (
             f"{runtime.model_name} (NF4), {runtime.kernels.implementation} kernels, "
-            f"{torch.get_num_threads()} threads, {_dtype(runtime)}; "
+            f"{_count(torch.get_num_threads(), 'thread')}, {_dtype(runtime)}; "
             f"{runtime.num_one_call_layers} of {runtime.num_layers} layers run in one call"
         )
 
@@ -112,9 +112,14 @@ class ProfileReport:
         return notes
 
 
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def _tokens(kind: Breakdown) -> str:
     return (
-        f"{kind.num_steps} steps, {kind.num_prompt_tokens / kind.num_steps:.1f} prompt and "
+        f"{_count(kind.num_steps, 'step')}, "
+        f"{kind.num_prompt_tokens / kind.num_steps:.1f} prompt and "
         f"{kind.num_generated_tokens / kind.num_steps:.1f} generated tokens a step, "
         f"{kind.tokens_per_s:.1f} tokens/s together"
     )
