@@ -6,6 +6,7 @@ Knows nothing of tenants, HTTP, models or files. `ops.py` states each operation 
 """
 
 from motet_kernels.attention_layout import AttentionRow
+from motet_kernels.cpu.native_build import BuildFailed
 from motet_kernels.decoder_layer import (
     AdaptedGroup,
     CannotFuse,
@@ -27,6 +28,7 @@ __all__ = [
     "AdaptedGroup",
     "AttentionPlan",
     "AttentionRow",
+    "BuildFailed",
     "CannotFuse",
     "DecoderLayer",
     "FusedLayers",

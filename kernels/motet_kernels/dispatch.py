@@ -40,15 +40,19 @@ def select_ops(device: torch.device) -> Ops:
     return select_kernels(device).ops
 
 
-def select_kernels(device: torch.device) -> Selection:
+def select_kernels(device: torch.device, cpu_kernels: str = "auto") -> Selection:
     """The implementation for a device: NativeCpuOps or CpuOps for "cpu", GpuOps for "cuda".
+
+    cpu_kernels: "auto" for the best that runs here; or a level of native_library.py, or "torch",
+    and no other will do. It says nothing about CUDA.
 
     The native one is compiled when it is first chosen on a machine. Without a compiler, or on a
     processor with neither AVX2 nor AVX-512, torch serves; the log and the report say why.
-    Raises ValueError for another device, and RuntimeError on CUDA without Triton.
+    Raises ValueError for another device or a level that cannot run here, BuildFailed for one that
+    cannot be compiled, and RuntimeError on CUDA without Triton.
     """
     if device.type == "cpu":
-        return _for_cpu()
+        return _for_cpu() if cpu_kernels == "auto" else _asked_for(cpu_kernels)
     if device.type != "cuda":
         raise ValueError(f"there are no kernels for device {device}; use cpu or cuda")
     try:
@@ -70,6 +74,11 @@ def _for_cpu() -> Selection:
         reason = "the processor has neither AVX2 nor AVX-512"
         return _torch_instead(reason, reason, None)
     return Selection(native, KernelReport(native.name))
+
+
+def _asked_for(cpu_kernels: str) -> Selection:
+    ops: Ops = CpuOps() if cpu_kernels == "torch" else NativeCpuOps(cpu_kernels)
+    return Selection(ops, KernelReport(ops.name))
 
 
 def _torch_instead(message: str, reason: str, fix: str | None) -> Selection:

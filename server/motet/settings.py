@@ -105,6 +105,14 @@ class Settings(BaseSettings):
         None, description="CPU threads of the engine. Unset: the cores the process may use."
     )
 
+    cpu_kernels: Literal[
+        "auto", "amx-bf16", "avx512-bf16", "avx512", "avx2", "portable", "torch"
+    ] = Field(
+        "auto",
+        description="Which kernels compute on the CPU: the best that runs here, one level of "
+        "instructions, or torch's.",
+    )
+
     kv_cache_bytes: Bytes | None = Field(
         None, description="Memory of the paged KV cache. Unset: derived from what is free."
     )

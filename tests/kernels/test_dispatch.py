@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,15 @@ def test_by_device() -> None:
     assert isinstance(select_ops(torch.device("cuda")), GpuOps)
     with pytest.raises(ValueError, match="use cpu or cuda"):
         select_ops(torch.device("meta"))
+
+
+def test_a_level_that_is_asked_for_serves_or_is_refused() -> None:
+    assert isinstance(select_kernels(torch.device("cpu"), "torch").ops, CpuOps)
+    if shutil.which("c++"):
+        asked = select_kernels(torch.device("cpu"), "portable")
+        assert asked.report == KernelReport("cpu-native (portable)")
+        with pytest.raises(ValueError, match="cannot run avx1024"):
+            select_kernels(torch.device("cpu"), "avx1024")
 
 
 def test_imports_without_triton() -> None:

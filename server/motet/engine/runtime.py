@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from motet_adapters import AdapterStore, Arena, Limits
-from motet_kernels import KernelReport, Ops, select_kernels
+from motet_kernels import BuildFailed, KernelReport, Ops, Selection, select_kernels
 
 from motet.engine.base import Progress, QuantizedBase, open_base
 from motet.engine.cores import compute_with, usable_cores
@@ -87,7 +87,7 @@ def open_runtime(
     dtype = torch.bfloat16 if settings.dtype == "bfloat16" else torch.float32
     limits = _step_limits(settings)
     progress("Choosing the kernels", 0.0)  # compiles them once, where that has not been done
-    selection = select_kernels(device)
+    selection = _kernels(device, settings)
     ops = selection.ops if clock is None else timed(selection.ops, clock)
     base = open_base(
         settings.base,
@@ -154,6 +154,16 @@ def _device(settings: Settings) -> torch.device:
     if settings.device == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", torch.cuda.current_device())
+
+
+def _kernels(device: torch.device, settings: Settings) -> Selection:
+    try:
+        return select_kernels(device, settings.cpu_kernels)
+    except (ValueError, BuildFailed) as error:
+        raise InvalidSetting(
+            f"cpu_kernels is {settings.cpu_kernels}, but {error}; use cpu_kernels=auto",
+            param="cpu_kernels",
+        ) from error
 
 
 def _step_limits(settings: Settings) -> StepLimits:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from motet.engine.layers import StackedLayer
+from motet.errors import InvalidSetting
 from motet_kernels import LayerOps, select_ops
 
 from tests.support.serving import served
@@ -41,6 +42,23 @@ def test_layers_of_the_known_form_run_in_one_call(name: str, tmp_path: Path) -> 
         ]
         assert found == IN_ONE_CALL.get(name, [])
         assert model.num_one_call_layers == len(found)
+
+
+def test_torch_s_kernels_serve_where_they_are_asked_for(tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", "llama")
+    with served(checkpoint, tmp_path / "data", cpu_kernels="torch") as runtime:
+        assert runtime.kernels.implementation == "cpu"
+        assert runtime.num_one_call_layers == 0
+
+
+@pytest.mark.skipif("amx_bf16" in Path("/proc/cpuinfo").read_text(), reason="it can here")
+def test_kernels_that_cannot_run_here_are_refused(tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", "llama")
+    with (
+        pytest.raises(InvalidSetting, match="use cpu_kernels=auto"),
+        served(checkpoint, tmp_path / "data", cpu_kernels="amx-bf16"),
+    ):
+        pass
 
 
 def test_something_between_two_layers_is_noticed(tmp_path: Path) -> None:
