@@ -50,16 +50,15 @@ def main() -> None:
         "machine": describe(options.threads),
         "kernels": native.name,
         "rounds": options.rounds,
-        "peaks": asdict(found),
         "linears": [],
     }
     print(f"{native.name}, {options.threads} threads, best of {options.rounds}")
-    print(tables.peaks(document))
     for model in options.models:
-        times = time_linears([model], options.rows, native, clock, found)
-        times = [asdict(one) for one in times]
-        print(f"\n{tables.linears({'linears': times})}", flush=True)
-        document["linears"] += times
+        print(f"{model} ...", flush=True)
+        document["linears"] += map(asdict, time_linears([model], options.rows, native, clock))
+        found = found.better(measure_peaks(options.threads, clock))
+    document["peaks"] = asdict(found)
+    print(f"{tables.peaks(document)}\n\n{tables.linears(document)}", flush=True)
     document["adapters"] = asdict(time_adapters(native, clock))
     print(f"\n{tables.adapters(document)}", flush=True)
     document["promise"] = [asdict(one) for one in time_promise(options.rows, native, clock)]

@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.products.clock import Clock, each
-from benchmarks.products.peaks import Peaks
 
 CPU = torch.device("cpu")
 BF16 = torch.bfloat16
@@ -40,24 +39,20 @@ class LinearTime:
     ours_s: float
     torch_s: float
     bitsandbytes_s: float
-    read_s: float
-    """Reading the NF4 weight at the machine's bandwidth."""
-    roof_s: float
-    """The least this machine can need: the longer of reading and arithmetic."""
+    num_bytes: float
+    """Of the NF4 weight with its scales, read once."""
+    flops: float
 
 
 def time_linears(
-    models: Sequence[str], rows: Sequence[int], native: NativeCpuOps, clock: Clock, peaks: Peaks
+    models: Sequence[str], rows: Sequence[int], native: NativeCpuOps, clock: Clock
 ) -> Iterator[LinearTime]:
     for model in models:
         for n, k in SHAPES[model]:
             weights = _Weights(n, k, native)
             for count in rows:
                 times = weights.time(count, native, clock)
-                num_bytes, flops = n * k * NF4_BYTES, 2.0 * count * n * k
-                read = num_bytes / peaks.read_bytes_per_s
-                roof = peaks.least_seconds(num_bytes, flops)
-                yield LinearTime(model, n, k, count, *times, read, roof)
+                yield LinearTime(model, n, k, count, *times, n * k * NF4_BYTES, 2.0 * count * n * k)
 
 
 class _Weights:

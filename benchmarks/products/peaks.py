@@ -28,9 +28,15 @@ class Peaks:
     instruction: str
     """Of the loop."""
 
-    def least_seconds(self, num_bytes: float, flops: float) -> float:
-        """The roofline: no product that reads and computes so much is faster than this."""
-        return max(num_bytes / self.read_bytes_per_s, flops / self.flops_per_s)
+    def better(self, other: Peaks) -> Peaks:
+        """The higher of each: what else runs on a shared machine only ever takes away."""
+        return Peaks(
+            max(self.read_bytes_per_s, other.read_bytes_per_s),
+            max(self.flops_per_s, other.flops_per_s),
+            max(self.dot_flops_per_s, other.dot_flops_per_s),
+            max(self.torch_flops_per_s, other.torch_flops_per_s),
+            self.instruction,
+        )
 
 
 def measure_peaks(num_threads: int, clock: Clock) -> Peaks:

@@ -20,18 +20,22 @@ def linears(document: dict[str, Any]) -> str:
     names = ("N x K", "rows", "us", "of read", "of roof", "x torch", "at most", "x bnb", "at most")
     parts = []
     for model in dict.fromkeys(one["model"] for one in document["linears"]):
-        rows = [_linear(one) for one in document["linears"] if one["model"] == model]
+        rows = [
+            _linear(one, document["peaks"]) for one in document["linears"] if one["model"] == model
+        ]
         parts.append(f"{model}\n\n{_table(names, rows)}")
     return "\n\n".join(parts)
 
 
-def _linear(one: dict[str, Any]) -> Sequence[str]:
-    ours, roof = one["ours_s"], one["roof_s"]
+def _linear(one: dict[str, Any], peaks: dict[str, Any]) -> Sequence[str]:
+    ours = one["ours_s"]
+    read = one["num_bytes"] / peaks["read_bytes_per_s"]
+    roof = max(read, one["flops"] / peaks["flops_per_s"])  # the least this machine can need
     return (
         f"{one['n']} x {one['k']}",
         f"{one['rows']}",
         f"{ours * 1e6:.1f}",
-        f"{one['read_s'] / ours:.0%}",
+        f"{read / ours:.0%}",
         f"{roof / ours:.0%}",
         f"{one['torch_s'] / ours:.2f}",
         f"{one['torch_s'] / roof:.2f}",

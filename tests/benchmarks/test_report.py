@@ -33,8 +33,8 @@ KERNELS = {
             "ours_s": 4e-6,
             "torch_s": 6e-6,
             "bitsandbytes_s": 40e-6,
-            "read_s": 1e-6,
-            "roof_s": 2e-6,
+            "num_bytes": 20e3,
+            "flops": 200e3,
         }
     ],
     "adapters": {
