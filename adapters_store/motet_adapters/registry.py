@@ -1,156 +1,167 @@
-"""Which name points at which digest: SQLite, one connection, every commit durable when it returns.
+"""Which name points at which digest: rows of the database, every commit durable when it returns."""
 
-WAL with synchronous=FULL: a commit survives a power cut. The store's writer lock serialises all
-calls, so the connection is never used by two threads at once.
-"""
-
-import json
 import re
-import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from typing import Any
+
+from motet_database import Database, DatabaseFailure, DatabaseFull, record
+from motet_database.tables import adapters, blobs, versions
+from sqlalchemy import Connection, RowMapping, delete, insert, select, update
 
 from motet_adapters.adapter import Adapter
 from motet_adapters.errors import StoreFull, StoreUnusable
 
-_VERSION = 1
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_SCHEMA = """
-CREATE TABLE adapters (
-    tenant TEXT NOT NULL,
-    name TEXT NOT NULL,
-    digest TEXT NOT NULL,
-    kind TEXT NOT NULL,
-    ranks TEXT NOT NULL,
-    matched TEXT NOT NULL,
-    num_parameters INTEGER NOT NULL,
-    source_bytes INTEGER NOT NULL,
-    image_bytes INTEGER NOT NULL,
-    created INTEGER NOT NULL,
-    PRIMARY KEY (tenant, name)
-) STRICT, WITHOUT ROWID;
-"""
+_CURRENT = (
+    (adapters.c.tenant == versions.c.tenant)
+    & (adapters.c.name == versions.c.name)
+    & (adapters.c.current == versions.c.number)
+)
 
 
 class Registry:
-    """Rows are adapters. Raises StoreUnusable when the file can't be trusted."""
+    """Rows are adapters. Belongs to the store; the database stays the caller's to close."""
 
-    def __init__(self, path: Path) -> None:
-        with _opening():
-            self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        try:
-            with _opening():
-                self._prepare()
-        except BaseException:
-            self._connection.close()
-            raise
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     def adapters(self) -> list[Adapter]:
-        """Every row. Raises StoreUnusable for a row that no version of this code wrote."""
+        """Every name and what it points at. Raises StoreUnusable for a row that no version of
+        this code wrote."""
         query = (
-            "SELECT tenant, name, digest, kind, ranks, matched, num_parameters, source_bytes, "
-            "image_bytes, created FROM adapters ORDER BY tenant, name"
+            select(versions, blobs)
+            .select_from(adapters.join(versions, _CURRENT).join(blobs))
+            .order_by(versions.c.tenant, versions.c.name)
         )
-        with _opening():
-            return [_adapter(row) for row in self._connection.execute(query)]
+        try:
+            with self._database.read() as connection:
+                return [_adapter(row) for row in connection.execute(query).mappings()]
+        except (ValueError, TypeError) as error:
+            raise _damaged() from error
 
-    def put(self, adapter: Adapter) -> None:
+    def put(self, adapter: Adapter, actor: str) -> None:
         """Point the name at the digest, whatever it pointed at before. Raises StoreFull."""
-        with self._transaction():
-            self._connection.execute(
-                "INSERT OR REPLACE INTO adapters VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    adapter.tenant,
-                    adapter.name,
-                    adapter.digest,
-                    adapter.kind,
-                    json.dumps(list(adapter.ranks)),
-                    json.dumps(dict(adapter.matched)),
-                    adapter.num_parameters,
-                    adapter.source_bytes,
-                    adapter.image_bytes,
-                    adapter.created,
-                ),
+        with self._writing() as connection:
+            _put_blob(connection, adapter)
+            before = _versions_removed(connection, adapter.tenant, adapter.name)
+            _put_version(connection, adapter)
+            _forget_unnamed(connection, before)
+            record(
+                connection,
+                actor=actor,
+                action="adapter.published",
+                tenant=adapter.tenant,
+                subject=adapter.name,
+                detail={"digest": adapter.digest},
             )
 
     def set_image_bytes(self, digest: str, image_bytes: int) -> None:
         """After lowering for another base or dtype. Raises StoreFull."""
-        with self._transaction():
-            self._connection.execute(
-                "UPDATE adapters SET image_bytes = ? WHERE digest = ?", (image_bytes, digest)
-            )
+        with self._writing() as connection:
+            values = {"image_bytes": image_bytes}
+            connection.execute(update(blobs).where(blobs.c.digest == digest).values(values))
 
-    def delete(self, tenant: str, name: str) -> None:
+    def delete(self, tenant: str, name: str, actor: str) -> None:
         """Raises StoreFull."""
-        with self._transaction():
-            self._connection.execute(
-                "DELETE FROM adapters WHERE tenant = ? AND name = ?", (tenant, name)
+        with self._writing() as connection:
+            before = _versions_removed(connection, tenant, name)
+            connection.execute(
+                delete(adapters).where(adapters.c.tenant == tenant, adapters.c.name == name)
             )
-
-    def close(self) -> None:
-        self._connection.close()
-
-    def _prepare(self) -> None:
-        self._connection.execute("PRAGMA busy_timeout = 5000")
-        if self._connection.execute("PRAGMA quick_check").fetchall() != [("ok",)]:
-            raise _damaged()
-        self._connection.execute("PRAGMA journal_mode = WAL")
-        self._connection.execute("PRAGMA synchronous = FULL")
-        (version,) = self._connection.execute("PRAGMA user_version").fetchone()
-        if version == 0:
-            with self._transaction():
-                self._connection.execute(_SCHEMA)
-                self._connection.execute(f"PRAGMA user_version = {_VERSION}")
-        elif version != _VERSION:
-            raise StoreUnusable(
-                f"The registry has format {version}; this version of Motet reads {_VERSION}. "
-                "Use the version that wrote it, or an empty store."
-            )
+            _forget_unnamed(connection, before)
+            record(connection, actor=actor, action="adapter.deleted", tenant=tenant, subject=name)
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def _writing(self) -> Iterator[Connection]:
         try:
-            self._connection.execute("BEGIN IMMEDIATE")
-            yield
-            self._connection.execute("COMMIT")
-        except BaseException as error:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-            full = sqlite3.SQLITE_FULL
-            if isinstance(error, sqlite3.Error) and error.sqlite_errorcode == full:
-                raise StoreFull from error
-            raise
+            with self._database.write() as connection:
+                yield connection
+        except DatabaseFull as error:
+            raise StoreFull from error
 
 
 @contextmanager
-def _opening() -> Iterator[None]:
+def opening() -> Iterator[None]:
+    """Tell what is wrong with the database as what is wrong with the store."""
     try:
         yield
-    except sqlite3.OperationalError as error:
-        raise StoreUnusable(
-            f"The registry of adapters can't be opened ({error}). Check the rights to the store's "
-            "directory and the room on its disk."
-        ) from error
-    except sqlite3.DatabaseError as error:
-        raise _damaged() from error
+    except DatabaseFailure as error:
+        raise StoreUnusable(error.message) from error
 
 
-def _adapter(row: tuple[str, str, str, str, str, str, int, int, int, int]) -> Adapter:
-    tenant, name, digest, kind, ranks, matched, *numbers = row
-    # Paths are built from digests: nothing but hex may come out of this file.
-    if not _DIGEST.fullmatch(digest):
-        raise _damaged()
-    try:
-        return Adapter(
-            tenant, name, digest, kind, tuple(json.loads(ranks)), json.loads(matched), *numbers
-        )
-    except ValueError as error:
-        raise _damaged() from error
+def _put_blob(connection: Connection, adapter: Adapter) -> None:
+    derived = {"image_bytes": adapter.image_bytes}
+    state = {"state": "live", "state_since": adapter.created}
+    known = blobs.c.digest == adapter.digest
+    if connection.execute(update(blobs).where(known).values(derived)).rowcount:
+        connection.execute(update(blobs).where(known, blobs.c.state != "live").values(state))
+        return
+    facts = {
+        "digest": adapter.digest,
+        "kind": adapter.kind,
+        "ranks": list(adapter.ranks),
+        "matched": dict(adapter.matched),
+        "warnings": [],
+        "num_parameters": adapter.num_parameters,
+        "source_bytes": adapter.source_bytes,
+    }
+    connection.execute(insert(blobs), facts | derived | state)
+
+
+def _put_version(connection: Connection, adapter: Adapter) -> None:
+    """Publish the next version."""
+    place = {"tenant": adapter.tenant, "name": adapter.name}
+    found = (adapters.c.tenant == adapter.tenant) & (adapters.c.name == adapter.name)
+    last = connection.execute(select(adapters.c.last_number).where(found)).scalar()
+    number = (last or 0) + 1
+    numbers = {"current": number, "last_number": number}
+    if last is None:
+        connection.execute(insert(adapters), {**place, **numbers, "created": adapter.created})
+    else:
+        connection.execute(update(adapters).where(found).values(numbers))
+    version: dict[str, Any] = {
+        "number": number,
+        "digest": adapter.digest,
+        "created": adapter.created,
+        "tags": [],
+    }
+    connection.execute(insert(versions), {**place, **version})
+
+
+def _versions_removed(connection: Connection, tenant: str, name: str) -> list[str]:
+    """Remove all versions of a name; their digests."""
+    of_name = (versions.c.tenant == tenant) & (versions.c.name == name)
+    digests = connection.execute(select(versions.c.digest).where(of_name)).scalars().all()
+    connection.execute(delete(versions).where(of_name))
+    return list(digests)
+
+
+def _forget_unnamed(connection: Connection, digests: list[str]) -> None:
+    """Remove those of the blobs that no version names any more."""
+    named = select(versions.c.digest).where(versions.c.digest == blobs.c.digest)
+    connection.execute(delete(blobs).where(blobs.c.digest.in_(digests), ~named.exists()))
+
+
+def _adapter(row: RowMapping) -> Adapter:
+    # Paths are built from digests: nothing but hex may come out of the database.
+    if not _DIGEST.fullmatch(row[blobs.c.digest]):
+        raise ValueError("a digest that is none")
+    same = ("kind", "num_parameters", "source_bytes", "image_bytes")
+    facts: dict[str, Any] = {name: row[name] for name in same}
+    return Adapter(
+        tenant=row["tenant"],
+        name=row["name"],
+        digest=row[blobs.c.digest],
+        ranks=tuple(row["ranks"]),
+        matched=row["matched"],
+        created=row["created"],
+        **facts,
+    )
 
 
 def _damaged() -> StoreUnusable:
     return StoreUnusable(
-        "The registry of adapters is damaged. Restore registry.sqlite3 from a backup, or remove "
-        "it and upload the adapters again."
+        "The registry of adapters is damaged. Restore the database from a backup, or remove it "
+        "and upload the adapters again."
     )

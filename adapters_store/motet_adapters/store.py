@@ -10,7 +10,6 @@ digest's loading lock; then the writer lock (renames and the registry); then the
 """
 
 import logging
-import sqlite3
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
+from motet_database import Database, DatabaseFailure, Legacy
 
 from motet_adapters.adapter import Adapter
 from motet_adapters.base_weights import BaseWeights
@@ -31,7 +31,7 @@ from motet_adapters.index import Index, Lease
 from motet_adapters.limits import Limits
 from motet_adapters.matching import projections
 from motet_adapters.names import require_name
-from motet_adapters.registry import Registry
+from motet_adapters.registry import Registry, opening
 from motet_adapters.source import Lowered, Source
 from motet_adapters.staging import Staging
 
@@ -48,7 +48,8 @@ class AdapterStore:
 
     host_bytes: memory for images on the host. max_image_bytes: the device's budget for adapters;
     a larger adapter is refused at upload. pin_memory: read images into page-locked memory, for
-    copies to a CUDA device. Raises StoreUnusable.
+    copies to a CUDA device. database: the caller's to close; None: a file of the store's own
+    under `root`. Raises StoreUnusable.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class AdapterStore:
         host_bytes: int,
         max_image_bytes: int | None = None,
         pin_memory: bool = False,
+        database: Database | None = None,
     ) -> None:
         self._base = base
         self._dtype = dtype
@@ -72,11 +74,17 @@ class AdapterStore:
         self._writer = threading.Lock()
         self._loading = tuple(threading.Lock() for _ in range(_NUM_LOADING_LOCKS))
         self._disk = Disk(root, base.fingerprint, dtype)
+        self._own: Database | None = None
         try:
-            self._registry = Registry(self._disk.registry)
-            self._index = Index(self._registry.adapters())
+            with opening():
+                if database is None:
+                    database = self._own = self._open_own()
+                self._registry = Registry(database)
+                adapters = self._registry.adapters()
+            self._disk.belong_to(database.id, names_any=bool(adapters))
+            self._index = Index(adapters)
         except BaseException:
-            self._disk.close()
+            self._close_files()
             raise
         self._disk.sweep(self._index.digests())
         self._collector = ThreadPoolExecutor(1, thread_name_prefix="motet-collector")
@@ -90,13 +98,13 @@ class AdapterStore:
         source = _named(tenant, name, staging)
         return self._described(tenant, name, staging, source, self._lowered(source))
 
-    def put(self, tenant: str, name: str, staging: Staging) -> Adapter:
+    def put(self, tenant: str, name: str, staging: Staging, *, actor: str = "store") -> Adapter:
         """Validate, lower and publish an upload. When this returns, a power cut can't undo it.
 
         Equal bytes under the same name change nothing and return what is there. Another digest
         re-points the name at once; leases of the old one keep its bytes. The staging is closed,
-        whatever the outcome. Raises InvalidName, AdapterRefused, AdapterTooLarge, StoreFull; then
-        nothing is changed.
+        whatever the outcome. `actor` is who the audit log names. Raises InvalidName,
+        AdapterRefused, AdapterTooLarge, StoreFull; then nothing is changed.
         """
         with staging:
             source = _named(tenant, name, staging)
@@ -108,7 +116,9 @@ class AdapterStore:
             # Outside the lock: it reads the whole source, if equal bytes were uploaded before.
             is_placed = self._disk.source(source.digest).is_intact()
             with self._writer:
-                return self._publish(adapter, source, image_path, replace=not is_placed)
+                return self._publish(
+                    adapter, source, image_path, actor=actor, replace=not is_placed
+                )
 
     def get(self, tenant: str, name: str) -> Adapter:
         """Raises AdapterNotFound."""
@@ -118,11 +128,11 @@ class AdapterStore:
         """The tenant's adapters by name."""
         return self._index.list(tenant)
 
-    def delete(self, tenant: str, name: str) -> None:
+    def delete(self, tenant: str, name: str, *, actor: str = "store") -> None:
         """Unpublish. The bytes go now, or when the last lease ends. Raises AdapterNotFound."""
         with self._writer:
             adapter = self._index.get(tenant, name)
-            self._registry.delete(tenant, name)
+            self._registry.delete(tenant, name, actor)
             self._index.remove(tenant, name)
             self._collect(adapter.digest)
 
@@ -153,11 +163,18 @@ class AdapterStore:
         """Finish pending removals and let go of the directory. Idempotent."""
         self._collector.shutdown(wait=True)
         with self._writer:
-            self._registry.close()
-            self._disk.close()
+            self._close_files()
+
+    def _open_own(self) -> Database:
+        return Database.at_path(self._disk.database, Legacy(registry=self._disk.old_registry))
+
+    def _close_files(self) -> None:
+        if self._own is not None:
+            self._own.close()
+        self._disk.close()
 
     def _publish(
-        self, adapter: Adapter, source: Source, image_path: Path, *, replace: bool
+        self, adapter: Adapter, source: Source, image_path: Path, *, actor: str, replace: bool
     ) -> Adapter:
         """Place the files, then commit the row. Under the writer lock."""
         before = self._index.find(adapter.tenant, adapter.name)
@@ -167,7 +184,7 @@ class AdapterStore:
                 self._disk.place_image(image_path, adapter.digest)
             if before is not None and before.digest == adapter.digest:
                 return before
-            self._registry.put(adapter)
+            self._registry.put(adapter, actor)
             self._index.put(adapter)
         except BaseException:
             self._collect(adapter.digest)
@@ -255,7 +272,7 @@ class AdapterStore:
                         self._disk.place_image(path, digest)
                     if self._index.set_image_bytes(digest, image.num_bytes):
                         self._registry.set_image_bytes(digest, image.num_bytes)
-        except (AdapterError, OSError, sqlite3.Error) as error:
+        except (AdapterError, DatabaseFailure, OSError) as error:
             _log.warning("the image of adapter %s is not kept on disk: %s", digest, error)
 
 

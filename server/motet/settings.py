@@ -81,6 +81,12 @@ class Settings(BaseSettings):
     data_dir: Path = Field(
         Path("motet-data"), description="The one writable directory: store, tenants, base cache."
     )
+    database_url: SecretStr | None = Field(
+        None,
+        min_length=1,
+        description="PostgreSQL for adapters and tenants, for several servers over one store. "
+        "Unset: a file in the data directory.",
+    )
 
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")

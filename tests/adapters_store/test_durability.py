@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from motet_adapters import (
     StoreFull,
     StoreUnusable,
 )
+from sqlalchemy import event
 
 from tests.support.adapter_files import WEIGHTS_FILE, put_bytes, random_adapter
 from tests.support.base_weights import RandomBase
@@ -121,9 +123,15 @@ def filled_up_at(failing: int, number: int, store: AdapterStore) -> bool:
 def test_a_registry_that_cannot_grow(tmp_path: Path) -> None:
     store = opened(tmp_path)
     old_files().put(store)
-    connection = store._registry._connection
-    (pages,) = connection.execute("PRAGMA page_count").fetchone()
-    connection.execute(f"PRAGMA max_page_count = {pages}")
+    engine = store._registry._database._engine
+    with engine.connect() as connection:
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
+    engine.dispose()
+
+    @event.listens_for(engine, "connect")
+    def limit(connection: Any, _: object) -> None:
+        connection.execute(f"PRAGMA max_page_count = {pages}")
+
     num_published = 1
     while True:
         before = disk_state(tmp_path)
@@ -134,7 +142,8 @@ def test_a_registry_that_cannot_grow(tmp_path: Path) -> None:
         num_published += 1
     assert disk_state(tmp_path) == before
     assert len(store.list("acme")) == num_published
-    connection.execute("PRAGMA max_page_count = 1000000")
+    event.remove(engine, "connect", limit)
+    engine.dispose()
     new_files().put(store, name="fits")
     store.close()
 
@@ -235,7 +244,7 @@ def test_a_damaged_registry_is_refused(tmp_path: Path) -> None:
     store = opened(tmp_path)
     old_files().put(store)
     store.close()
-    path = tmp_path / "registry.sqlite3"
+    path = tmp_path / "motet.sqlite3"
     whole = path.read_bytes()
     path.write_bytes(whole[:4096] + bytes(len(whole) - 4096))
     with pytest.raises(StoreUnusable, match="damaged"):
@@ -257,8 +266,9 @@ def test_a_row_nobody_wrote_is_refused(tmp_path: Path, column: str, value: str) 
     store = opened(tmp_path)
     old_files().put(store)
     store.close()
-    connection = sqlite3.connect(tmp_path / "registry.sqlite3")
-    connection.execute(f"UPDATE adapters SET {column} = ?", (value,))
+    connection = sqlite3.connect(tmp_path / "motet.sqlite3")
+    connection.execute(f"UPDATE blobs SET {column} = ?", (value,))
+    connection.execute("UPDATE versions SET digest = (SELECT digest FROM blobs)")
     connection.commit()
     connection.close()
     with pytest.raises(StoreUnusable, match="damaged"):
@@ -267,15 +277,16 @@ def test_a_row_nobody_wrote_is_refused(tmp_path: Path, column: str, value: str) 
 
 def test_a_registry_of_another_format_is_refused(tmp_path: Path) -> None:
     opened(tmp_path).close()
-    connection = sqlite3.connect(tmp_path / "registry.sqlite3")
-    connection.execute("PRAGMA user_version = 99")
+    connection = sqlite3.connect(tmp_path / "motet.sqlite3")
+    connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    connection.commit()
     connection.close()
-    with pytest.raises(StoreUnusable, match="format 99"):
+    with pytest.raises(StoreUnusable, match="format 9999"):
         opened(tmp_path)
 
 
 def test_a_registry_that_is_no_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "registry.sqlite3").mkdir()
+    (tmp_path / "motet.sqlite3").mkdir()
     with pytest.raises(StoreUnusable, match="can't be opened") as caught:
         opened(tmp_path)
     assert str(tmp_path) not in caught.value.message

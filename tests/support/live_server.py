@@ -13,9 +13,11 @@ from fastapi import FastAPI
 from motet.api.app import build_app
 from motet.api.server import Server, listen
 from motet.api.service import ServedModel, Service
+from motet.database import database_file
 from motet.settings import Settings
 from motet.tenancy.tenants import Tenants
 from motet_adapters import AdapterStore, Limits
+from motet_database import Database
 
 from tests.support.base_weights import RandomBase
 from tests.support.byte_tokenizer import ByteTokenizer
@@ -72,14 +74,16 @@ def live_server(
         **{"data_dir": directory, "port": 0, "admin_key": ADMIN_KEY, **settings}  # type: ignore[arg-type]
     )
     base = RandomBase.llama()
+    database = Database.at_path(database_file(directory))
     store = AdapterStore(
         directory / "adapters",
         base,
         dtype=torch.float32,
         limits=Limits(max_upload_bytes=chosen.max_upload_bytes, max_rank=chosen.max_adapter_rank),
         host_bytes=1 << 20,
+        database=database,
     )
-    known = Tenants(directory / "tenants.db")
+    known = Tenants(database)
     keys = {name: known.create(name)[1] for name in tenants}
     engine = engine or ScriptedEngine()
     model = ServedModel(BASE_NAME, base.fingerprint, 1_700_000_000)
@@ -90,7 +94,7 @@ def live_server(
     finally:
         engine.stop()
         store.close()
-        known.close()
+        database.close()
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import torch
 from motet.api.app import build_app
 from motet.api.server import run_server
 from motet.api.service import ServedModel
+from motet.database import open_database
 from motet.settings import Settings
 from motet.tenancy.tenants import Tenants
 from motet_adapters import AdapterStore, Limits
@@ -28,9 +29,15 @@ def main() -> None:
     directory, step_s = Path(sys.argv[1]), float(sys.argv[2])
     settings = Settings.load({"data_dir": directory, "port": 0})
     base = RandomBase.llama()
-    tenants = Tenants(directory / "tenants.db")
+    database = open_database(settings)
+    tenants = Tenants(database)
     store = AdapterStore(
-        directory / "adapters", base, dtype=torch.float32, limits=Limits(), host_bytes=1 << 20
+        directory / "adapters",
+        base,
+        dtype=torch.float32,
+        limits=Limits(),
+        host_bytes=1 << 20,
+        database=database,
     )
     engine = ScriptedEngine(text="x" * 1000, step_s=step_s)
     signal.signal(signal.SIGUSR1, lambda *_: threading.Thread(target=engine.crash).start())
@@ -38,7 +45,7 @@ def main() -> None:
     app = build_app(settings, engine, store, tenants, ByteTokenizer(), model)
     run_server(app, settings, lambda url: print(url, flush=True))  # noqa: T201
     store.close()
-    tenants.close()
+    database.close()
     print("ended well", flush=True)  # noqa: T201
 
 

@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from motet_adapters import AdapterStore
 from motet_adapters.errors import AdapterError
+from motet_database import DatabaseFailure
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
@@ -75,6 +76,7 @@ def build_app(
         exception_handlers={
             MotetError: _tell,
             AdapterError: _tell,
+            DatabaseFailure: _tell,
             HTTPException: _tell,
             RequestValidationError: _tell,
             ClientDisconnect: _tell_nobody,

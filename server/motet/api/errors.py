@@ -13,6 +13,7 @@ from motet_adapters.errors import (
     InvalidName,
     StoreFull,
 )
+from motet_database import DatabaseFailure, DatabaseFull, DatabaseUnavailable
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
@@ -154,6 +155,8 @@ _KINDS: tuple[tuple[type[Exception], int, str, str | None], ...] = (
     (AdapterRefused, 422, _INVALID, None),
     (InvalidName, 400, _INVALID, None),
     (StoreFull, 507, _SERVER, None),
+    (DatabaseFull, 507, _SERVER, None),
+    (DatabaseUnavailable, 503, _SERVER, None),
 )
 _HEADERS: dict[type[Exception], dict[str, str]] = {
     Unauthorized: {"www-authenticate": "Bearer"},
@@ -161,11 +164,13 @@ _HEADERS: dict[type[Exception], dict[str, str]] = {
     AlreadyThere: _FINAL,
     GenerationFailed: _FINAL,
     StoreFull: _FINAL,
+    DatabaseFull: _FINAL,
 }
 _RETRY_S: dict[type[Exception], float] = {
     EngineBusy: _BUSY_RETRY_S,
     TooManyUploads: _BUSY_RETRY_S,
     EngineStopped: _STOPPED_RETRY_S,
+    DatabaseUnavailable: _BUSY_RETRY_S,
 }
 
 
@@ -175,7 +180,7 @@ def refusal(error: Exception) -> Refusal:
         return _of_validation(error)
     if isinstance(error, HTTPException):
         return _of_http(error)
-    if isinstance(error, (MotetError, AdapterError)):
+    if isinstance(error, (MotetError, AdapterError, DatabaseFailure)):
         for kind, status, type_, code in _KINDS:
             if isinstance(error, kind):
                 return Refusal(

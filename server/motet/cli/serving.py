@@ -6,6 +6,7 @@ from importlib.metadata import version
 
 import torch
 from motet_adapters.errors import AdapterError
+from motet_database import Database
 
 from motet.api.app import build_app
 from motet.api.server import run_server
@@ -14,8 +15,8 @@ from motet.cli.banner import Facts, Sample, print_banner
 from motet.cli.demo_adapters import ensure_demo_adapters
 from motet.cli.demo_keys import DemoKeys
 from motet.cli.progress_bar import Report, progress_bar
-from motet.cli.tenants import tenants_file
 from motet.cli.terminal import results
+from motet.database import open_database
 from motet.demo.catalog import DEMO_TENANTS
 from motet.engine.runtime import Runtime, open_runtime
 from motet.errors import InvalidSetting, MotetError
@@ -37,11 +38,12 @@ def run(settings: Settings, *, demo: bool, started: float) -> None:
             "leave out --demo."
         )
     with ExitStack() as opened:
-        tenants = opened.enter_context(closing(Tenants(tenants_file(settings.data_dir))))
+        database = opened.enter_context(closing(open_database(settings)))
+        tenants = Tenants(database)
         sample = _demo_sample(settings, tenants) if demo else None
         check_exposure(settings, tenants)  # before the model is loaded, not minutes after
         with progress_bar("Starting") as report:
-            runtime = opened.enter_context(closing(_open(settings, report, demo=demo)))
+            runtime = opened.enter_context(closing(_open(settings, database, report, demo=demo)))
         app = build_app(
             settings,
             runtime.engine,
@@ -72,9 +74,9 @@ def _sample(runtime: Runtime, tenants: Tenants) -> Sample:
     return Sample(runtime.model_name, "The capital of France is", key, chat=False)
 
 
-def _open(settings: Settings, report: Report, *, demo: bool) -> Runtime:
+def _open(settings: Settings, database: Database, report: Report, *, demo: bool) -> Runtime:
     try:
-        runtime = open_runtime(settings, report)
+        runtime = open_runtime(settings, report, database)
         try:
             if demo:
                 ensure_demo_adapters(runtime.store, DEMO_TENANTS, report)

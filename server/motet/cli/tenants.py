@@ -2,15 +2,17 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import closing, contextmanager
 from typing import Annotated
 
 import typer
+from motet_database import DatabaseFailure
 from rich.table import Table
 
 from motet.cli.settings_flags import with_settings
 from motet.cli.terminal import remarks, results, say
+from motet.database import open_database
+from motet.errors import MotetError
 from motet.settings import Settings
 from motet.tenancy.tenants import Tenants
 
@@ -19,13 +21,8 @@ tenants = typer.Typer(help="Create, list and revoke tenants.", no_args_is_help=T
 Name = Annotated[str, typer.Argument(help="Name of the tenant.")]
 
 
-def tenants_file(data_dir: Path) -> Path:
-    """Where the tenants of a data directory are kept."""
-    return data_dir / "tenants.sqlite"
-
-
 @tenants.command()
-@with_settings("data_dir")
+@with_settings("data_dir", "database_url")
 def create(name: Name, settings: Settings) -> None:
     """Create a tenant and show its key, once."""
     with _opened(settings) as stored:
@@ -37,7 +34,7 @@ def create(name: Name, settings: Settings) -> None:
 
 
 @tenants.command("list")
-@with_settings("data_dir")
+@with_settings("data_dir", "database_url")
 def list_(settings: Settings) -> None:
     """List the tenants. Keys are kept only as digests; their ids name them."""
     with _opened(settings) as stored:
@@ -53,7 +50,7 @@ def list_(settings: Settings) -> None:
 
 
 @tenants.command()
-@with_settings("data_dir")
+@with_settings("data_dir", "database_url")
 def revoke(
     name: Name,
     settings: Settings,
@@ -71,7 +68,7 @@ def revoke(
 
 
 @tenants.command()
-@with_settings("data_dir")
+@with_settings("data_dir", "database_url")
 def rotate(
     name: Name,
     settings: Settings,
@@ -86,7 +83,7 @@ def rotate(
 
 
 @tenants.command("admin-key")
-@with_settings("data_dir")
+@with_settings("data_dir", "database_url")
 def admin_key(settings: Settings) -> None:
     """Make the key that opens /admin, in place of any older one, and show it once."""
     with _opened(settings) as stored:
@@ -96,11 +93,11 @@ def admin_key(settings: Settings) -> None:
 
 @contextmanager
 def _opened(settings: Settings) -> Iterator[Tenants]:
-    stored = Tenants(tenants_file(settings.data_dir))
-    try:
-        yield stored
-    finally:
-        stored.close()
+    with closing(open_database(settings)) as database:
+        try:
+            yield Tenants(database)
+        except DatabaseFailure as error:
+            raise MotetError(error.message, error.code) from None
 
 
 def _show_key(key: str, whose: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from motet_adapters import AdapterStore, Arena, Limits
+from motet_database import Database
 from motet_kernels import Ops, select_ops
 
 from motet.engine.base import Progress, QuantizedBase, open_base
@@ -61,9 +62,12 @@ def _nobody() -> None:
     """Before the engine exists there is nobody to wake."""
 
 
-def open_runtime(settings: Settings, progress: Progress) -> Runtime:
+def open_runtime(
+    settings: Settings, progress: Progress, database: Database | None = None
+) -> Runtime:
     """Load, quantise if need be, probe, and build all parts.
 
+    database: of the adapters, the caller's to close; None: a file of the store's own.
     Raises UnsupportedModel for a base that cannot be served, InvalidSetting for settings that do
     not fit it or each other.
     """
@@ -89,7 +93,7 @@ def open_runtime(settings: Settings, progress: Progress) -> Runtime:
     progress("Probing the model", 0.95)
     difference = _probe(base, model)
     tokenizer = Tokenizer.load(base.directory)
-    store = _store(settings, base, ops, dtype)
+    store = _store(settings, base, ops, dtype, database)
     doorbell = _Doorbell()
     arena = Arena(
         store.image,
@@ -154,7 +158,13 @@ def _probe(base: QuantizedBase, model: PagedModel) -> float:
         raise UnsupportedModel(f"{base.name} cannot be served: {error.message}") from error
 
 
-def _store(settings: Settings, base: QuantizedBase, ops: Ops, dtype: torch.dtype) -> AdapterStore:
+def _store(
+    settings: Settings,
+    base: QuantizedBase,
+    ops: Ops,
+    dtype: torch.dtype,
+    database: Database | None,
+) -> AdapterStore:
     return AdapterStore(
         store_directory(settings.data_dir),
         base,
@@ -164,4 +174,5 @@ def _store(settings: Settings, base: QuantizedBase, ops: Ops, dtype: torch.dtype
         ),
         host_bytes=settings.adapter_host_bytes,
         max_image_bytes=settings.adapter_device_bytes,
+        database=database,
     )

@@ -1,19 +1,20 @@
-"""The tenants of a server and their keys, in a small SQLite database of their own.
+"""The tenants of a server and their keys.
 
 Every question reads the database, so what another process changes (the command line beside a
 running server) counts from its commit on: there is no cache that could outlive a revocation.
 """
 
 import re
-import sqlite3
-import threading
+import secrets
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from motet.errors import InvalidSetting, RequestRefused, TenantExists, TenantNotFound
+from motet_database import Database, record
+from motet_database.tables import keys, tenants
+from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
+
+from motet.errors import RequestRefused, TenantExists, TenantNotFound
 from motet.tenancy.keys import key_digest, key_id, new_key, same_key
 
 DEFAULT_TENANT = "default"
@@ -21,29 +22,18 @@ DEFAULT_TENANT = "default"
 
 # The rule of adapter names, so that tenant and adapter names can be told the same way.
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-_BUSY_TIMEOUT_MS = 5000
-_VERSION = 1
-_SCHEMA = """
-CREATE TABLE tenants (
-    name TEXT PRIMARY KEY,
-    created INTEGER NOT NULL,
-    revoked INTEGER
-) STRICT, WITHOUT ROWID;
-CREATE TABLE keys (
-    digest BLOB PRIMARY KEY,
-    id TEXT NOT NULL UNIQUE,
-    tenant TEXT NOT NULL REFERENCES tenants (name),
-    created INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
-CREATE INDEX keys_of_tenant ON keys (tenant);
-CREATE TABLE admin_key (digest BLOB PRIMARY KEY, created INTEGER NOT NULL) STRICT, WITHOUT ROWID;
-"""
+_TENANT_SCOPES = ("infer", "upload")
+_ADMIN_SCOPES = ("admin",)
 
 
 @dataclass(frozen=True)
 class Tenant:
-    """One tenant. `key_ids` name its keys, oldest first; the keys themselves are not kept."""
+    """One tenant. `key_ids` name its keys, oldest first; the keys themselves are not kept.
 
+    `id` is what everything that belongs to it is stored under; the name may change.
+    """
+
+    id: str
     name: str
     created: int  # unix seconds
     revoked: int | None  # unix seconds; None: active
@@ -51,196 +41,194 @@ class Tenant:
 
 
 class Tenants:
-    """Tenants and keys in one SQLite file. Safe to call from any thread.
+    """Tenants and keys in the database, which stays the caller's to close. Safe to call from any
+    thread.
 
     A revoked tenant keeps its name: nobody else can take it, and with it the adapters stored
     under it. `rotate` brings it back.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Opens the database at `path`, making it (readable by its owner alone) if need be."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch(mode=0o600, exist_ok=True)
-        # Two connections, so that no reader waits while a writer waits for the disk.
-        self._reading, self._writing = threading.Lock(), threading.Lock()
-        self._writer, self._reader = _connect(path), _connect(path)
-        self._prepare()
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
-    def create(self, name: str) -> tuple[Tenant, str]:
+    def create(self, name: str, *, actor: str = "operator") -> tuple[Tenant, str]:
         """Adds a tenant and returns it with its first key, which cannot be shown again.
 
-        Raises RequestRefused for a name outside the rule, TenantExists for one in use.
+        `actor`, here and below, is who the audit log names. Raises RequestRefused for a name
+        outside the rule, TenantExists for one in use.
         """
         require_tenant_name(name)
         now = int(time.time())
-        with self._write() as db:
-            row = db.execute("SELECT revoked FROM tenants WHERE name = ?", (name,)).fetchone()
-            if row is not None:
-                raise TenantExists(_exists(name, revoked=row[0] is not None), "tenant_exists")
-            db.execute("INSERT INTO tenants (name, created) VALUES (?, ?)", (name, now))
-            key = self._insert_key(db, name, now)
+        with self._database.write() as db:
+            state = db.execute(select(tenants.c.state).where(_named(name))).scalar()
+            if state is not None:
+                raise TenantExists(_exists(name, revoked=state != "active"), "tenant_exists")
+            id = _free_id(db, name)
+            row = {"id": id, "name": name, "state": "active", "state_since": now, "created": now}
+            db.execute(insert(tenants), row)
+            record(db, actor=actor, action="tenant.created", tenant=id, detail={"name": name})
+            key = _insert_key(db, id, now, actor)
         return self.get(name), key
 
     def get(self, name: str) -> Tenant:
         """The tenant of that name, revoked or not. Raises TenantNotFound."""
-        tenants = self._select("WHERE name = ?", (name,))
-        if not tenants:
+        found = self._select(_named(name))
+        if not found:
             raise _not_found(name)
-        return tenants[0]
+        return found[0]
 
     def list(self) -> Sequence[Tenant]:
         """Every tenant, revoked ones too, by name."""
-        return self._select("", ())
+        return self._select(tenants.c.state != "deleted")
 
-    def add_key(self, name: str) -> str:
+    def add_key(self, name: str, *, actor: str = "operator") -> str:
         """A further key for an active tenant, beside those it has. Raises TenantNotFound."""
-        with self._write() as db:
-            self._require_active(db, name)
-            return self._insert_key(db, name, int(time.time()))
+        with self._database.write() as db:
+            query = select(tenants.c.id).where(_named(name), tenants.c.state == "active")
+            id = db.execute(query).scalar()
+            if id is None:
+                raise _not_found(name)
+            return _insert_key(db, id, int(time.time()), actor)
 
-    def rotate(self, name: str) -> str:
+    def rotate(self, name: str, *, actor: str = "operator") -> str:
         """Ends all keys of a tenant and returns its one new key; a revoked tenant is active again.
 
         Raises TenantNotFound.
         """
-        with self._write() as db:
-            self._delete_keys(db, name)
-            db.execute("UPDATE tenants SET revoked = NULL WHERE name = ?", (name,))
-            return self._insert_key(db, name, int(time.time()))
+        now = int(time.time())
+        with self._database.write() as db:
+            id = _require(db, name)
+            _set_state(db, id, "active", now, actor)
+            _delete_keys(db, id, actor)
+            return _insert_key(db, id, now, actor)
 
-    def revoke(self, name: str) -> None:
+    def revoke(self, name: str, *, actor: str = "operator") -> None:
         """Ends a tenant and all its keys, from this moment on. Raises TenantNotFound."""
-        with self._write() as db:
-            self._delete_keys(db, name)
-            db.execute(
-                "UPDATE tenants SET revoked = ? WHERE name = ? AND revoked IS NULL",
-                (int(time.time()), name),
-            )
+        with self._database.write() as db:
+            id = _require(db, name)
+            _delete_keys(db, id, actor)
+            _set_state(db, id, "suspended", int(time.time()), actor)
 
-    def revoke_key(self, name: str, id: str) -> None:
+    def revoke_key(self, name: str, id: str, *, actor: str = "operator") -> None:
         """Ends one key of a tenant, from this moment on. Raises TenantNotFound."""
-        with self._write() as db:
-            ended = db.execute("DELETE FROM keys WHERE tenant = ? AND id = ?", (name, id)).rowcount
-        if not ended:
-            raise TenantNotFound(
-                "This tenant has no key with that id; list the tenants to see their key ids.",
-                "key_not_found",
-            )
+        with self._database.write() as db:
+            tenant = db.execute(select(tenants.c.id).where(_named(name))).scalar()
+            ended = delete(keys).where(keys.c.tenant == tenant, keys.c.id == id)
+            if tenant is None or not db.execute(ended).rowcount:
+                raise TenantNotFound(
+                    "This tenant has no key with that id; list the tenants to see their key ids.",
+                    "key_not_found",
+                )
+            record(db, actor=actor, action="key.revoked", tenant=tenant, subject=id)
 
     def authenticate(self, key: str) -> str | None:
-        """The name of the active tenant this key belongs to; None for a key nobody has."""
+        """The id of the active tenant this key belongs to; None for a key nobody has."""
         digest = key_digest(key)
         if digest is None:
             return None
-        row = self._one("SELECT digest, tenant FROM keys WHERE digest = ?", (digest,))
-        return str(row[1]) if row is not None and same_key(digest, row[0]) else None
+        query = (
+            select(keys.c.digest, keys.c.tenant)
+            .join(tenants)
+            .where(keys.c.digest == digest, tenants.c.state == "active")
+        )
+        with self._database.read() as db:
+            row = db.execute(query).one_or_none()
+        return str(row.tenant) if row is not None and same_key(digest, row.digest) else None
 
     def configured(self) -> bool:
         """Whether a tenant was ever created: from then on every request needs a key.
 
         Revoked tenants count, so that revoking the last one does not open the server to all.
         """
-        return self._one("SELECT 1 FROM tenants LIMIT 1", ()) is not None
+        with self._database.read() as db:
+            return db.execute(select(tenants.c.id).limit(1)).scalar() is not None
 
-    def new_admin_key(self) -> str:
+    def new_admin_key(self, *, actor: str = "operator") -> str:
         """Makes the admin key, in place of any older one, and returns it; it is kept hashed."""
-        key = new_key()
-        with self._write() as db:
-            db.execute("DELETE FROM admin_key")
-            db.execute(
-                "INSERT INTO admin_key (digest, created) VALUES (?, ?)",
-                (key_digest(key), int(time.time())),
-            )
-        return key
+        with self._database.write() as db:
+            db.execute(delete(keys).where(keys.c.tenant.is_(None)))
+            return _insert_key(db, None, int(time.time()), actor)
 
     def is_admin(self, key: str) -> bool:
         """Whether this is the admin key that `new_admin_key` made last."""
-        digest, row = key_digest(key), self._one("SELECT digest FROM admin_key", ())
-        return digest is not None and row is not None and same_key(digest, row[0])
+        digest = key_digest(key)
+        if digest is None:
+            return False
+        query = select(keys.c.digest).where(keys.c.digest == digest, keys.c.tenant.is_(None))
+        with self._database.read() as db:
+            found = db.execute(query).scalar()
+        return found is not None and same_key(digest, found)
 
     def has_admin_key(self) -> bool:
         """Whether `new_admin_key` was ever called on this database."""
-        return self._one("SELECT 1 FROM admin_key", ()) is not None
+        with self._database.read() as db:
+            query = select(keys.c.id).where(keys.c.tenant.is_(None)).limit(1)
+            return db.execute(query).scalar() is not None
 
-    def close(self) -> None:
-        """Closes the database; nothing may be called afterwards."""
-        with self._writing, self._reading:
-            self._writer.close()
-            self._reader.close()
-
-    def _prepare(self) -> None:
-        with self._write() as db:
-            version = db.execute("PRAGMA user_version").fetchone()[0]
-            if version == 0:
-                for statement in _SCHEMA.split(";"):
-                    db.execute(statement)
-                db.execute(f"PRAGMA user_version = {_VERSION}")
-            elif version != _VERSION:
-                raise InvalidSetting(
-                    f"The tenants database is of version {version}, this program knows version "
-                    f"{_VERSION}. Use the program that made it, or another data_dir.",
-                    param="MOTET_DATA_DIR",
-                )
-
-    @contextmanager
-    def _write(self) -> Iterator[sqlite3.Connection]:
-        """One writing transaction, begun at once so that two writers cannot deadlock."""
-        with self._writing:
-            self._writer.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._writer
-            except BaseException:
-                self._writer.execute("ROLLBACK")
-                raise
-            self._writer.execute("COMMIT")
-
-    def _one(self, query: str, values: tuple[object, ...]) -> tuple[bytes, ...] | None:
-        with self._reading:
-            row: tuple[bytes, ...] | None = self._reader.execute(query, values).fetchone()
-        return row
-
-    def _select(self, where: str, values: tuple[object, ...]) -> Sequence[Tenant]:
-        query = f"""
-            SELECT name, created, revoked,
-                   (SELECT group_concat(id) FROM
-                       (SELECT id FROM keys WHERE tenant = name ORDER BY created, id))
-            FROM tenants {where} ORDER BY name"""
-        with self._reading:
-            rows = self._reader.execute(query, values).fetchall()
+    def _select(self, where: ColumnElement[bool]) -> Sequence[Tenant]:
+        of_tenants = select(tenants).where(where).order_by(tenants.c.name)
+        ids: dict[str, list[str]] = {}
+        with self._database.read() as db:
+            rows = db.execute(of_tenants).all()
+            of_keys = select(keys.c.tenant, keys.c.id).order_by(keys.c.created, keys.c.id)
+            for tenant, id in db.execute(of_keys):
+                ids.setdefault(tenant, []).append(id)
         return [
-            Tenant(name, created, revoked, tuple(ids.split(",")) if ids else ())
-            for name, created, revoked, ids in rows
+            Tenant(
+                id=row.id,
+                name=row.name,
+                created=row.created,
+                revoked=None if row.state == "active" else row.state_since,
+                key_ids=tuple(ids.get(row.id, ())),
+            )
+            for row in rows
         ]
 
-    def _require_active(self, db: sqlite3.Connection, name: str) -> None:
-        query = "SELECT 1 FROM tenants WHERE name = ? AND revoked IS NULL"
-        if db.execute(query, (name,)).fetchone() is None:
-            raise _not_found(name)
 
-    def _delete_keys(self, db: sqlite3.Connection, name: str) -> None:
-        if db.execute("SELECT 1 FROM tenants WHERE name = ?", (name,)).fetchone() is None:
-            raise _not_found(name)
-        db.execute("DELETE FROM keys WHERE tenant = ?", (name,))
-
-    def _insert_key(self, db: sqlite3.Connection, name: str, now: int) -> str:
-        key = new_key()
-        digest = key_digest(key)
-        assert digest is not None
-        db.execute(
-            "INSERT INTO keys (digest, id, tenant, created) VALUES (?, ?, ?, ?)",
-            (digest, key_id(digest), name, now),
-        )
-        return key
+def _named(name: str) -> ColumnElement[bool]:
+    return (tenants.c.name == name) & (tenants.c.state != "deleted")
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    """Autocommit: each SELECT is a transaction of its own and sees the newest commit."""
-    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    db.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
-    db.execute("PRAGMA journal_mode = WAL")
-    db.execute("PRAGMA synchronous = FULL")
-    db.execute("PRAGMA foreign_keys = ON")
-    return db
+def _require(db: Connection, name: str) -> str:
+    """The id of the tenant of that name. Raises TenantNotFound."""
+    id = db.execute(select(tenants.c.id).where(_named(name))).scalar()
+    if id is None:
+        raise _not_found(name)
+    return str(id)
+
+
+def _free_id(db: Connection, name: str) -> str:
+    """The name itself, so that people can read it; with a suffix where a tenant had it before."""
+    id = name
+    while db.execute(select(tenants.c.id).where(tenants.c.id == id)).scalar() is not None:
+        id = f"{name[:55]}-{secrets.token_hex(4)}"
+    return id
+
+
+def _set_state(db: Connection, id: str, state: str, now: int, actor: str) -> None:
+    changed = update(tenants).where(tenants.c.id == id, tenants.c.state != state)
+    if db.execute(changed.values(state=state, state_since=now)).rowcount:
+        action = "tenant.resumed" if state == "active" else f"tenant.{state}"
+        record(db, actor=actor, action=action, tenant=id)
+
+
+def _delete_keys(db: Connection, tenant: str, actor: str) -> None:
+    for id in db.execute(select(keys.c.id).where(keys.c.tenant == tenant)).scalars().all():
+        record(db, actor=actor, action="key.revoked", tenant=tenant, subject=id)
+    db.execute(delete(keys).where(keys.c.tenant == tenant))
+
+
+def _insert_key(db: Connection, tenant: str | None, now: int, actor: str) -> str:
+    """A new key: a tenant's, or the operator's for None."""
+    key = new_key()
+    digest = key_digest(key)
+    assert digest is not None
+    id = key_id(digest)
+    scopes = list(_ADMIN_SCOPES if tenant is None else _TENANT_SCOPES)
+    row = {"digest": digest, "id": id, "tenant": tenant, "scopes": scopes, "label": ""}
+    db.execute(insert(keys), {**row, "created": now})
+    record(db, actor=actor, action="key.created", tenant=tenant, subject=id)
+    return key
 
 
 def require_tenant_name(name: str) -> None:

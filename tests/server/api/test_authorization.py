@@ -8,10 +8,11 @@ from typing import Any
 import httpx
 import pytest
 from fastapi.routing import iter_route_contexts
-from motet.tenancy.tenants import Tenants
+from motet.database import database_file
 
 from tests.support.adapter_files import CONFIG_FILE, WEIGHTS_FILE, random_adapter
 from tests.support.live_server import ADMIN_KEY, BASE_NAME, LiveServer, live_server
+from tests.support.tenants import opened_tenants
 
 CALLERS = ("nobody", "stranger", "other", "admin", "owner")
 
@@ -183,11 +184,10 @@ def test_two_tenants_may_use_one_name(fresh: LiveServer) -> None:
 def test_revocation_counts_at_once_for_this_and_other_processes(fresh: LiveServer) -> None:
     with fresh.client("owner") as client:
         assert client.get("/v1/models").status_code == 200
-        beside = Tenants(fresh.settings.data_dir / "tenants.db")
-        beside.revoke("owner")
-        assert client.get("/v1/models").status_code == 401
-        key = beside.rotate("owner")
-        beside.close()
+        with opened_tenants(database_file(fresh.settings.data_dir)) as beside:
+            beside.revoke("owner")
+            assert client.get("/v1/models").status_code == 401
+            key = beside.rotate("owner")
     with fresh.client(key=key) as client:
         assert client.get("/v1/models").status_code == 200
 

@@ -11,13 +11,13 @@ from motet.tenancy.tenants import DEFAULT_TENANT, Tenants
 from starlette.requests import Request
 
 from tests.support.live_server import ADMIN_KEY, BASE_NAME, live_server
+from tests.support.tenants import opened_tenants
 
 
 @pytest.fixture
 def tenants(tmp_path: Path) -> Iterator[Tenants]:
-    opened = Tenants(tmp_path / "tenants.db")
-    yield opened
-    opened.close()
+    with opened_tenants(tmp_path / "motet.sqlite3") as opened:
+        yield opened
 
 
 def request(peer: str | None = "127.0.0.1", **headers: str) -> Request:

@@ -3,16 +3,16 @@ import stat
 
 import pytest
 from motet.cli.demo_keys import DemoKeys
-from motet.tenancy.tenants import Tenants
+
+from tests.support.tenants import opened_tenants
 
 NAMES = ["red", "blue"]
 
 
 @pytest.fixture
 def tenants(tmp_path):
-    opened = Tenants(tmp_path / "tenants.sqlite")
-    yield opened
-    opened.close()
+    with opened_tenants(tmp_path / "motet.sqlite3") as opened:
+        yield opened
 
 
 def _authenticated(tenants, keys):

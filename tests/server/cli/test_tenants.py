@@ -1,15 +1,15 @@
 import pytest
-from motet.cli.tenants import tenants_file
+from motet.database import database_file
 from motet.settings import Settings
-from motet.tenancy.tenants import Tenants
+
+from tests.support.tenants import opened_tenants
 
 
 @pytest.fixture
 def stored(run, tmp_path):
     """The tenants the commands write to: their default data directory is under the test's."""
-    opened = Tenants(tenants_file(tmp_path / Settings().data_dir))
-    yield opened
-    opened.close()
+    with opened_tenants(database_file(tmp_path / Settings().data_dir)) as opened:
+        yield opened
 
 
 def test_create_prints_the_key_alone_on_stdout(run, stored):

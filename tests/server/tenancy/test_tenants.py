@@ -1,4 +1,3 @@
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -7,20 +6,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from motet.errors import InvalidSetting, RequestRefused, TenantExists, TenantNotFound
+from motet.errors import RequestRefused, TenantExists, TenantNotFound
 from motet.tenancy.tenants import Tenants
+
+from tests.support.tenants import opened_tenants
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    return tmp_path / "data" / "tenants.db"
+    return tmp_path / "data" / "motet.sqlite3"
 
 
 @pytest.fixture
 def tenants(path: Path) -> Iterator[Tenants]:
-    opened = Tenants(path)
-    yield opened
-    opened.close()
+    with opened_tenants(path) as opened:
+        yield opened
 
 
 def test_a_created_tenant_is_known_by_its_key(tenants: Tenants) -> None:
@@ -35,7 +35,6 @@ def test_a_created_tenant_is_known_by_its_key(tenants: Tenants) -> None:
 def test_keys_differ_and_are_not_in_the_file(tenants: Tenants, path: Path) -> None:
     keys = {tenants.create(f"tenant-{i}")[1] for i in range(20)} | {tenants.new_admin_key()}
     assert len(keys) == 21
-    tenants.close()
     stored = b"".join(file.read_bytes() for file in path.parent.iterdir())
     assert not any(key.removeprefix("motet_").encode() in stored for key in keys)
 
@@ -124,12 +123,10 @@ def test_the_admin_key_is_one_and_is_no_tenant_key(tenants: Tenants) -> None:
 
 
 def test_tenants_survive_a_restart(path: Path) -> None:
-    before = Tenants(path)
-    _, key = before.create("acme")
-    before.close()
-    after = Tenants(path)
-    assert after.authenticate(key) == "acme"
-    after.close()
+    with opened_tenants(path) as before:
+        _, key = before.create("acme")
+    with opened_tenants(path) as after:
+        assert after.authenticate(key) == "acme"
 
 
 def test_the_file_is_for_its_owner_alone(tenants: Tenants, path: Path) -> None:
@@ -140,7 +137,8 @@ def test_the_file_is_for_its_owner_alone(tenants: Tenants, path: Path) -> None:
 def test_a_change_by_another_process_counts_at_once(tenants: Tenants, path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from motet.tenancy.tenants import Tenants;"
-        "t = Tenants(Path(sys.argv[1])); getattr(t, sys.argv[2])('acme')"
+        "from motet_database import Database;"
+        "t = Tenants(Database.at_path(Path(sys.argv[1]))); getattr(t, sys.argv[2])('acme')"
     )
 
     def elsewhere(method: str) -> None:
@@ -178,11 +176,3 @@ def test_a_lookup_is_cheap_enough_to_be_made_for_each_request(tenants: Tenants) 
         tenants.authenticate(key)
     # Some 10 microseconds each on a quiet machine; the bound only catches a change of kind.
     assert (time.perf_counter() - started) / 1000 < 0.002
-
-
-def test_a_database_of_another_version_is_refused(path: Path) -> None:
-    Tenants(path).close()
-    with sqlite3.connect(path) as db:
-        db.execute("PRAGMA user_version = 99")
-    with pytest.raises(InvalidSetting, match="version 99"):
-        Tenants(path)
