@@ -27,6 +27,7 @@ from tests.support.adapter_files import WEIGHTS_FILE, put_bytes, random_adapter
 from tests.support.base_weights import RandomBase
 from tests.support.crashing_store import BASE, counting, new_files, old_files, opened
 from tests.support.disk_state import disk_state
+from tests.support.legacy_files import write_registry
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -290,6 +291,42 @@ def test_a_registry_that_is_no_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreUnusable, match="can't be opened") as caught:
         opened(tmp_path)
     assert str(tmp_path) not in caught.value.message
+
+
+def test_a_database_that_names_nothing_here_does_not_sweep_everything(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    digest = old_files().put(store).digest
+    store.close()
+    aside = tmp_path.parent / "aside"
+    (tmp_path / "motet.sqlite3").rename(aside)
+    for remembered in (True, False):
+        if not remembered:
+            (tmp_path / "database-id").unlink()
+        with pytest.raises(StoreUnusable, match="belong to another database"):
+            opened(tmp_path)
+        assert [path.name for path in (tmp_path / "sources").iterdir()] == [digest]
+        for left in tmp_path.glob("motet.sqlite3*"):
+            left.unlink()
+    aside.rename(tmp_path / "motet.sqlite3")
+    store = opened(tmp_path)
+    assert store.image(digest).digest == digest
+    store.close()
+
+
+def test_a_store_of_version_0_1_is_carried_over(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    adapter = old_files().put(store)
+    store.close()
+    for left in (*tmp_path.glob("motet.sqlite3*"), tmp_path / "database-id"):
+        left.unlink()
+    facts = (adapter.kind, json.dumps(adapter.ranks), json.dumps(dict(adapter.matched)))
+    numbers = (adapter.num_parameters, adapter.source_bytes, adapter.image_bytes, adapter.created)
+    row = ("acme", "one", adapter.digest, *facts, *numbers)
+    write_registry(tmp_path / "registry.sqlite3", [row])
+    store = opened(tmp_path)
+    assert store.list("acme") == [adapter]
+    assert store.image(adapter.digest).digest == adapter.digest
+    store.close()
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:

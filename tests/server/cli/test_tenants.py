@@ -94,4 +94,5 @@ def test_a_data_directory_that_cannot_be_made_is_a_sentence(run, tmp_path):
     (tmp_path / "file").write_text("")
     result = run("tenants", "list", "--data-dir", tmp_path / "file" / "data")
     assert result.exit_code == 2
-    assert result.stderr.startswith("Error: Not a directory")
+    assert "Not a directory" in result.stderr
+    assert "Check the rights to the data directory" in result.stderr
