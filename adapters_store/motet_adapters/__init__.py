@@ -3,15 +3,19 @@
 from motet_adapters.adapter import Adapter
 from motet_adapters.arena import Arena, ArenaStats
 from motet_adapters.base_weights import BaseWeights
+from motet_adapters.condition import ANY, UNCONDITIONAL, Condition
 from motet_adapters.errors import (
     AdapterError,
     AdapterLoadFailed,
     AdapterNotFound,
+    AdapterQuarantined,
     AdapterRefused,
     AdapterTooLarge,
+    ConditionFailed,
     InvalidName,
     StoreFull,
     StoreUnusable,
+    VersionNotFound,
 )
 from motet_adapters.image import Entry, Image
 from motet_adapters.index import Lease
@@ -19,18 +23,24 @@ from motet_adapters.limits import Limits
 from motet_adapters.residents import Slot
 from motet_adapters.staging import Staging
 from motet_adapters.store import AdapterStore
+from motet_adapters.versions import Versions
 
 __all__ = [
+    "ANY",
+    "UNCONDITIONAL",
     "Adapter",
     "AdapterError",
     "AdapterLoadFailed",
     "AdapterNotFound",
+    "AdapterQuarantined",
     "AdapterRefused",
     "AdapterStore",
     "AdapterTooLarge",
     "Arena",
     "ArenaStats",
     "BaseWeights",
+    "Condition",
+    "ConditionFailed",
     "Entry",
     "Image",
     "InvalidName",
@@ -40,4 +50,6 @@ __all__ = [
     "Staging",
     "StoreFull",
     "StoreUnusable",
+    "VersionNotFound",
+    "Versions",
 ]

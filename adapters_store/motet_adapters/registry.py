@@ -1,60 +1,172 @@
-"""Which name points at which digest: rows of the database, every commit durable when it returns."""
+"""Which name serves which version: rows of the database, every commit durable when it returns.
 
-import re
-from collections.abc import Iterator
+Preconditions, quotas and the cap on versions are decided here, inside the transaction and on its
+rows: another server may have changed them since this one last looked.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from motet_database import Database, DatabaseFailure, DatabaseFull, record
+from motet_database.adapter_rows import delete_adapter, delete_adapters_of, delete_versions
 from motet_database.tables import adapters, blobs, versions
-from sqlalchemy import Connection, RowMapping, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, select, update
 
 from motet_adapters.adapter import Adapter
-from motet_adapters.errors import StoreFull, StoreUnusable
-
-_DIGEST = re.compile(r"[0-9a-f]{64}")
-_CURRENT = (
-    (adapters.c.tenant == versions.c.tenant)
-    & (adapters.c.name == versions.c.name)
-    & (adapters.c.current == versions.c.number)
+from motet_adapters.condition import Condition
+from motet_adapters.errors import (
+    AdapterNotFound,
+    StoreFull,
+    StoreUnusable,
+    VersionNotFound,
 )
+from motet_adapters.index import Clock
+from motet_adapters.room import RequireRoom, all_the_room
+from motet_adapters.version_rows import (
+    find_versions,
+    put_blob,
+    put_version,
+    select_versions,
+    set_current,
+)
+from motet_adapters.versions import Versions
+
+_BATCH = 500
 
 
 class Registry:
-    """Rows are adapters. Belongs to the store; the database stays the caller's to close."""
+    """Belongs to the store; the database stays the caller's to close.
 
-    def __init__(self, database: Database) -> None:
+    max_versions: kept of one name, the oldest leave first. Every change returns what the name
+    then stands for, None: nothing, and raises StoreFull where the database has no room.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        max_versions: int,
+        require_room: RequireRoom = all_the_room,
+        clock: Clock = time.time,
+    ) -> None:
         self._database = database
+        self._max_versions = max_versions
+        self._require_room = require_room
+        self._clock = clock
 
-    def adapters(self) -> list[Adapter]:
-        """Every name and what it points at. Raises StoreUnusable for a row that no version of
-        this code wrote."""
-        query = (
-            select(versions, blobs)
-            .select_from(adapters.join(versions, _CURRENT).join(blobs))
-            .order_by(versions.c.tenant, versions.c.name)
-        )
-        try:
-            with self._database.read() as connection:
-                return [_adapter(row) for row in connection.execute(query).mappings()]
-        except (ValueError, TypeError) as error:
-            raise _damaged() from error
+    def everything(self) -> list[Versions]:
+        """Raises StoreUnusable for a row that no version of this code wrote."""
+        return self._select()
 
-    def put(self, adapter: Adapter, actor: str) -> None:
-        """Point the name at the digest, whatever it pointed at before. Raises StoreFull."""
+    def find_all(self, tenant: str, names: Iterable[str]) -> dict[str, Versions | None]:
+        """What each of these names of one tenant stands for."""
+        found: dict[str, Versions | None] = dict.fromkeys(names)
+        rest = sorted(found)
+        for start in range(0, len(rest), _BATCH):
+            some = adapters.c.name.in_(rest[start : start + _BATCH])
+            for of_name in self._select((adapters.c.tenant == tenant) & some):
+                found[of_name.name] = of_name
+        return found
+
+    def put(self, adapter: Adapter, condition: Condition, actor: str) -> Versions:
+        """Publish as the next version; no change if the name serves exactly this already.
+
+        Raises ConditionFailed, and what `require_room` raises.
+        """
+        tenant, name = adapter.tenant, adapter.name
         with self._writing() as connection:
-            _put_blob(connection, adapter)
-            before = _versions_removed(connection, adapter.tenant, adapter.name)
-            _put_version(connection, adapter)
-            _forget_unnamed(connection, before)
-            record(
+            found = self._living(connection, tenant, name)
+            condition.require(name, found.current.digest if found is not None else None)
+            if found is not None and _is_same(found.current, adapter):
+                return found
+            if found is not None:
+                self._make_place(connection, found)
+            self._require_room(
                 connection,
-                actor=actor,
-                action="adapter.published",
-                tenant=adapter.tenant,
-                subject=adapter.name,
-                detail={"digest": adapter.digest},
+                tenant,
+                source_bytes=adapter.source_bytes,
+                rank=max(adapter.ranks),
+                is_new_name=found is None,
             )
+            put_blob(connection, adapter)
+            number = put_version(connection, adapter)
+            detail = {"digest": adapter.digest, "number": number}
+            _note(connection, actor, "published", adapter, detail)
+            return _after(connection, tenant, name)
+
+    def roll_back(
+        self, tenant: str, name: str, number: int | None, condition: Condition, actor: str
+    ) -> Versions:
+        """Serve an older or newer version; None: the one before the current.
+
+        Raises AdapterNotFound, VersionNotFound, ConditionFailed.
+        """
+        with self._writing() as connection:
+            found = self._require(connection, tenant, name)
+            condition.require(name, found.current.digest)
+            wanted = found.before_current() if number is None else found.get(number)
+            if wanted is None or wanted.has_expired(self._clock()):
+                raise VersionNotFound(name, number)
+            if wanted is found.current:
+                return found
+            set_current(connection, tenant, name, wanted.number)
+            detail = {"number": wanted.number, "from": found.current.number}
+            _note(connection, actor, "rolled_back", wanted, detail)
+            return _after(connection, tenant, name)
+
+    def delete(self, tenant: str, name: str, condition: Condition, actor: str) -> None:
+        """A name with all its versions. Raises AdapterNotFound, ConditionFailed."""
+        with self._writing() as connection:
+            found = self._require(connection, tenant, name)
+            condition.require(name, found.current.digest)
+            delete_adapter(connection, tenant, name)
+            _note(connection, actor, "deleted", found.current)
+
+    def delete_version(
+        self, tenant: str, name: str, number: int, condition: Condition, actor: str
+    ) -> Versions | None:
+        """One version; in place of the current one the newest left is served. With the last one
+        goes the name.
+
+        Raises AdapterNotFound, VersionNotFound, ConditionFailed.
+        """
+        with self._writing() as connection:
+            found = self._require(connection, tenant, name)
+            condition.require(name, found.current.digest)
+            version = found.get(number)
+            self._delete_version(connection, found, version)
+            _note(connection, actor, "version_deleted", version, {"number": number})
+            return find_versions(connection, tenant, name)
+
+    def delete_tenant(
+        self, tenant: str, actor: str, also: Callable[[Connection], None] | None
+    ) -> None:
+        """Every name of a tenant. `also` runs in the same transaction, after it."""
+        with self._writing() as connection:
+            delete_adapters_of(connection, tenant, actor=actor)
+            if also is not None:
+                also(connection)
+
+    def expire(self, actor: str) -> list[tuple[str, str, Versions | None]]:
+        """Delete the versions whose time is over, and names whose current version is one."""
+        now = int(self._clock())
+        over = versions.c.expires_at <= now
+        with self._database.read() as connection:
+            if connection.execute(select(versions.c.number).where(over).limit(1)).first() is None:
+                return []
+        changed: list[tuple[str, str, Versions | None]] = []
+        with self._writing() as connection:
+            query = select(versions.c.tenant, versions.c.name).where(over).distinct()
+            for tenant, name in connection.execute(query).tuples().all():
+                found = self._living(connection, tenant, name)
+                for version in found.all if found is not None else ():
+                    if version.has_expired(now):
+                        delete_versions(connection, tenant, name, [version.number])
+                        _note(connection, actor, "expired", version, {"number": version.number})
+                changed.append((tenant, name, find_versions(connection, tenant, name)))
+        return changed
 
     def set_image_bytes(self, digest: str, image_bytes: int) -> None:
         """After lowering for another base or dtype. Raises StoreFull."""
@@ -62,15 +174,45 @@ class Registry:
             values = {"image_bytes": image_bytes}
             connection.execute(update(blobs).where(blobs.c.digest == digest).values(values))
 
-    def delete(self, tenant: str, name: str, actor: str) -> None:
-        """Raises StoreFull."""
-        with self._writing() as connection:
-            before = _versions_removed(connection, tenant, name)
-            connection.execute(
-                delete(adapters).where(adapters.c.tenant == tenant, adapters.c.name == name)
-            )
-            _forget_unnamed(connection, before)
-            record(connection, actor=actor, action="adapter.deleted", tenant=tenant, subject=name)
+    def _select(self, where: ColumnElement[bool] | None = None) -> list[Versions]:
+        try:
+            with self._database.read() as connection:
+                return select_versions(connection, where)
+        except (ValueError, TypeError) as error:
+            raise _damaged() from error
+
+    def _living(self, connection: Connection, tenant: str, name: str) -> Versions | None:
+        """What the name stands for; a name that has expired is deleted first."""
+        found = find_versions(connection, tenant, name)
+        if found is None or not found.current.has_expired(self._clock()):
+            return found
+        delete_adapter(connection, tenant, name)
+        detail = {"number": found.current.number}
+        _note(connection, "store", "expired", found.current, detail)
+        return None
+
+    def _require(self, connection: Connection, tenant: str, name: str) -> Versions:
+        """Raises AdapterNotFound."""
+        found = find_versions(connection, tenant, name)
+        if found is None or found.current.has_expired(self._clock()):
+            raise AdapterNotFound(name)
+        return found
+
+    def _make_place(self, connection: Connection, found: Versions) -> None:
+        """For one more version, which will be the current one."""
+        numbers = [version.number for version in found.all[self._max_versions - 1 :]]
+        delete_versions(connection, found.tenant, found.name, numbers)
+
+    def _delete_version(self, connection: Connection, found: Versions, version: Adapter) -> None:
+        left = [one for one in found.all if one.number != version.number]
+        if not left:
+            delete_adapter(connection, found.tenant, found.name)
+            return
+        if version.number == found.current.number:
+            now = self._clock()
+            served = next((one for one in left if not one.has_expired(now)), left[0])
+            set_current(connection, found.tenant, found.name, served.number)
+        delete_versions(connection, found.tenant, found.name, [version.number])
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
@@ -90,73 +232,36 @@ def opening() -> Iterator[None]:
         raise StoreUnusable(error.message) from error
 
 
-def _put_blob(connection: Connection, adapter: Adapter) -> None:
-    derived = {"image_bytes": adapter.image_bytes}
-    state = {"state": "live", "state_since": adapter.created}
-    known = blobs.c.digest == adapter.digest
-    if connection.execute(update(blobs).where(known).values(derived)).rowcount:
-        connection.execute(update(blobs).where(known, blobs.c.state != "live").values(state))
-        return
-    facts = {
-        "digest": adapter.digest,
-        "kind": adapter.kind,
-        "ranks": list(adapter.ranks),
-        "matched": dict(adapter.matched),
-        "warnings": [],
-        "num_parameters": adapter.num_parameters,
-        "source_bytes": adapter.source_bytes,
-    }
-    connection.execute(insert(blobs), facts | derived | state)
+def _is_same(served: Adapter, uploaded: Adapter) -> bool:
+    return (served.digest, served.expires_at, served.tags) == (
+        uploaded.digest,
+        uploaded.expires_at,
+        uploaded.tags,
+    )
 
 
-def _put_version(connection: Connection, adapter: Adapter) -> None:
-    """Publish the next version."""
-    place = {"tenant": adapter.tenant, "name": adapter.name}
-    found = (adapters.c.tenant == adapter.tenant) & (adapters.c.name == adapter.name)
-    last = connection.execute(select(adapters.c.last_number).where(found)).scalar()
-    number = (last or 0) + 1
-    numbers = {"current": number, "last_number": number}
-    if last is None:
-        connection.execute(insert(adapters), {**place, **numbers, "created": adapter.created})
-    else:
-        connection.execute(update(adapters).where(found).values(numbers))
-    version: dict[str, Any] = {
-        "number": number,
-        "digest": adapter.digest,
-        "created": adapter.created,
-        "tags": [],
-    }
-    connection.execute(insert(versions), {**place, **version})
+def _after(connection: Connection, tenant: str, name: str) -> Versions:
+    found = find_versions(connection, tenant, name)
+    if found is None:
+        raise AssertionError("a version was just published")
+    return found
 
 
-def _versions_removed(connection: Connection, tenant: str, name: str) -> list[str]:
-    """Remove all versions of a name; their digests."""
-    of_name = (versions.c.tenant == tenant) & (versions.c.name == name)
-    digests = connection.execute(select(versions.c.digest).where(of_name)).scalars().all()
-    connection.execute(delete(versions).where(of_name))
-    return list(digests)
-
-
-def _forget_unnamed(connection: Connection, digests: list[str]) -> None:
-    """Remove those of the blobs that no version names any more."""
-    named = select(versions.c.digest).where(versions.c.digest == blobs.c.digest)
-    connection.execute(delete(blobs).where(blobs.c.digest.in_(digests), ~named.exists()))
-
-
-def _adapter(row: RowMapping) -> Adapter:
-    # Paths are built from digests: nothing but hex may come out of the database.
-    if not _DIGEST.fullmatch(row[blobs.c.digest]):
-        raise ValueError("a digest that is none")
-    same = ("kind", "num_parameters", "source_bytes", "image_bytes")
-    facts: dict[str, Any] = {name: row[name] for name in same}
-    return Adapter(
-        tenant=row["tenant"],
-        name=row["name"],
-        digest=row[blobs.c.digest],
-        ranks=tuple(row["ranks"]),
-        matched=row["matched"],
-        created=row["created"],
-        **facts,
+def _note(
+    connection: Connection,
+    actor: str,
+    verb: str,
+    about: Adapter,
+    detail: Mapping[str, Any] | None = None,
+) -> None:
+    action = f"adapter.{verb}"
+    record(
+        connection,
+        actor=actor,
+        action=action,
+        tenant=about.tenant,
+        subject=about.name,
+        detail=detail,
     )
 
 

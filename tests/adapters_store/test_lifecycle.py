@@ -31,7 +31,9 @@ UPLOADS = [
 
 
 def opened(root: Path) -> AdapterStore:
-    return AdapterStore(root, BASE, dtype=torch.float32, limits=Limits(), host_bytes=3000)
+    return AdapterStore(
+        root, BASE, dtype=torch.float32, limits=Limits(), host_bytes=3000, max_versions=1
+    )
 
 
 def put(store: AdapterStore, upload: int, tenant: str = "acme", name: str = "one") -> str:

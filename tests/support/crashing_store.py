@@ -25,7 +25,9 @@ CALLS = ("mkdir", "open", "write", "fsync", "rename", "unlink", "rmdir")
 
 
 def opened(root: Path) -> AdapterStore:
-    return AdapterStore(root, BASE, dtype=torch.float32, limits=Limits(), host_bytes=1 << 20)
+    return AdapterStore(
+        root, BASE, dtype=torch.float32, limits=Limits(), host_bytes=1 << 20, max_versions=1
+    )
 
 
 def old_files() -> AdapterFiles:
