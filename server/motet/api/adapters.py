@@ -1,17 +1,17 @@
 """/v1/adapters: a tenant's own adapters, uploaded, listed, described, deleted."""
 
-from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from motet_adapters import Adapter, AdapterNotFound, AdapterStore, Staging
-from motet_adapters.file_kinds import CONFIG_FILE, WEIGHTS_FILE, refuse_foreign_name
-from motet_adapters.names import quoted, require_name
+from motet_adapters.file_kinds import CONFIG_FILE, WEIGHTS_FILE
+from motet_adapters.names import require_name
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from motet.api.description import file_of, form_of
+from motet.api.description import form_of
 from motet.api.errors import AlreadyThere
+from motet.api.file_uploads import files_router
 from motet.api.multipart import form_files
 from motet.api.service import Service
 from motet.api.uploads import finished_in, write_all
@@ -36,25 +36,6 @@ def adapters_router(service: Service) -> APIRouter:
             pieces = form_files(request.headers.get("content-type", ""), request.stream())
             await write_all(staging, pieces)
             return await _publish(service, request, tenant, name, staging, dry_run)
-
-    @router.put("/{name}/files/{filename}", openapi_extra=file_of())
-    async def upload_file(request: Request, name: Name, filename: str) -> Response:
-        """One file, as the raw body; `commit` publishes them."""
-        tenant = _uploader(service, request, name)
-        if filename not in (CONFIG_FILE, WEIGHTS_FILE):
-            # Refused before it can cost the client a file that came in well.
-            raise refuse_foreign_name(filename, quoted(filename))
-        with service.desk.receiving(), service.desk.adding(tenant, name, filename) as staging:
-            before = staging.num_bytes
-            await write_all(staging, _of_one(filename, request.stream()))
-        document = {"object": "adapter.file", "adapter": name, "filename": filename}
-        return JSONResponse({**document, "bytes": staging.num_bytes - before}, 201)
-
-    @router.delete("/{name}/files")
-    async def discard_files(request: Request, name: Name) -> dict[str, Any]:
-        """Drops the files that were sent and not committed."""
-        service.desk.discard(service.gate.tenant(request), name)
-        return {"id": name, "object": "adapter.upload", "deleted": True}
 
     @router.post("/{name}/commit")
     async def commit(request: Request, name: Name, dry_run: DryRun = False) -> Response:
@@ -91,6 +72,9 @@ def adapters_router(service: Service) -> APIRouter:
         await finished_in(None, service.store.delete, tenant, name)
         return {"id": name, "object": "adapter", "deleted": True}
 
+    router.include_router(
+        files_router(service, lambda request, name: _uploader(service, request, name))
+    )
     return router
 
 
@@ -153,13 +137,6 @@ def _exists(store: AdapterStore, tenant: str, name: str) -> bool:
     except AdapterNotFound:
         return False
     return True
-
-
-async def _of_one(filename: str, body: AsyncIterator[bytes]) -> AsyncIterator[tuple[str, bytes]]:
-    """An empty piece first: an empty file is a file too."""
-    yield filename, b""
-    async for chunk in body:
-        yield filename, chunk
 
 
 def _document(adapter: Adapter) -> dict[str, Any]:
