@@ -52,3 +52,20 @@ class TenantNotFound(MotetError):
 
 class TenantExists(MotetError):
     """A tenant with this name is already there."""
+
+
+class QuotaExceeded(MotetError):
+    """The tenant may not have more of this; trying again does not help."""
+
+
+class RateLimited(MotetError):
+    """The tenant has used up what it may use at a time.
+
+    `kind` is what was limited: "requests" or "tokens". `retry_s` is when to try again, in
+    seconds; None: this request is over the limit by itself, and never gets through.
+    """
+
+    def __init__(self, message: str, kind: str, retry_s: float | None) -> None:
+        super().__init__(message, "rate_limit_exceeded")
+        self.kind = kind
+        self.retry_s = retry_s

@@ -131,6 +131,22 @@ class Settings(BaseSettings):
     )
     max_uploads: Count = Field(8, description="Most uploads being received at once.")
 
+    tenant_max_adapters: Count | None = Field(
+        None, description="Most adapters of one tenant. These limits hold where none is set for it."
+    )
+    tenant_max_bytes: Bytes | None = Field(
+        None, description="Most bytes of one tenant's adapters, all versions together."
+    )
+    tenant_requests_per_minute: Count | None = Field(
+        None, description="Most requests of one tenant in a minute, on this server."
+    )
+    tenant_tokens_per_minute: Count | None = Field(
+        None, description="Most tokens of one tenant in a minute, prompts and answers."
+    )
+    tenant_max_concurrent: Count | None = Field(
+        None, description="Most requests for text of one tenant at the same time."
+    )
+
     max_body_bytes: Bytes = Field(ByteSize(4 * MIB), description="Largest JSON request body.")
     max_json_depth: int = Field(
         64, ge=8, le=128, description="Deepest nesting of a JSON request body."

@@ -15,8 +15,9 @@ from motet.api.server import run_server
 from motet.api.service import ServedModel
 from motet.database import open_database
 from motet.settings import Settings
-from motet.tenancy.tenants import Tenants
+from motet.tenancy.tenancy import Tenancy
 from motet_adapters import AdapterStore, Limits
+from motet_database import ChangeFeed
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -30,7 +31,9 @@ def main() -> None:
     settings = Settings.load({"data_dir": directory, "port": 0})
     base = RandomBase.llama()
     database = open_database(settings)
-    tenants = Tenants(database)
+    feed = ChangeFeed(database)
+    tenancy = Tenancy(database, feed, settings)
+    feed.start()
     store = AdapterStore(
         directory / "adapters",
         base,
@@ -42,8 +45,9 @@ def main() -> None:
     engine = ScriptedEngine(text="x" * 1000, step_s=step_s)
     signal.signal(signal.SIGUSR1, lambda *_: threading.Thread(target=engine.crash).start())
     model = ServedModel("base", base.fingerprint, 0)
-    app = build_app(settings, engine, store, tenants, ByteTokenizer(), model)
+    app = build_app(settings, engine, store, tenancy, ByteTokenizer(), model)
     run_server(app, settings, lambda url: print(url, flush=True))  # noqa: T201
+    feed.close()
     store.close()
     database.close()
     print("ended well", flush=True)  # noqa: T201

@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from motet.api.adapters import adapters_router
-from motet.api.admin import admin_router
+from motet.api.admin import quotas_router, tenant_keys_router, tenants_router
 from motet.api.auth import Gate
 from motet.api.body_limit import BodyLimit
 from motet.api.chat import chat_router
@@ -24,6 +24,9 @@ from motet.api.errors import refusal
 from motet.api.lifecycle import Admission, Lifecycle
 from motet.api.metrics import Metrics
 from motet.api.models import models_router
+from motet.api.own import own_router
+from motet.api.rate_headers import RateHeaders
+from motet.api.records import records_router
 from motet.api.request_id import RequestId
 from motet.api.schemas import Bounds
 from motet.api.service import ServedModel, Service, TextEngine, TextTokenizer
@@ -31,29 +34,29 @@ from motet.api.system import system_router
 from motet.api.uploads import UploadDesk
 from motet.errors import MotetError
 from motet.settings import Settings
-from motet.tenancy.tenants import Tenants
+from motet.tenancy.tenancy import Tenancy
 
 
 def build_app(
     settings: Settings,
     engine: TextEngine,
     store: AdapterStore,
-    tenants: Tenants,
+    tenancy: Tenancy,
     tokenizer: TextTokenizer,
     model: ServedModel,
 ) -> FastAPI:
     """The server as an ASGI application; its lifespan starts the engine and stops it.
 
-    Store and tenants stay the caller's to close, after the application has ended.
+    The store stays the caller's to close, after the application has ended.
     """
     service = Service(
         settings=settings,
         engine=engine,
         store=store,
-        tenants=tenants,
+        tenancy=tenancy,
         tokenizer=tokenizer,
         model=model,
-        gate=Gate(settings, tenants),
+        gate=Gate(settings, tenancy),
         lifecycle=Lifecycle(settings.drain_timeout_s),
         metrics=Metrics(engine.stats),
         bounds=Bounds(settings, engine.vocab_size),
@@ -72,6 +75,7 @@ def build_app(
             Middleware(RequestId, metrics=service.metrics),
             Middleware(Admission, lifecycle=service.lifecycle),
             Middleware(BodyLimit, settings=settings),
+            Middleware(RateHeaders),
         ],
         exception_handlers={
             MotetError: _tell,
@@ -88,7 +92,11 @@ def build_app(
         chat_router,
         models_router,
         adapters_router,
-        admin_router,
+        own_router,
+        tenants_router,
+        tenant_keys_router,
+        quotas_router,
+        records_router,
         system_router,
     ):
         app.include_router(router(service))
@@ -108,6 +116,7 @@ def _lifespan(service: Service) -> Callable[[FastAPI], AbstractAsyncContextManag
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.courier.open(asyncio.get_running_loop())
+        service.tenancy.start()
         service.engine.start()
         try:
             yield
@@ -115,5 +124,6 @@ def _lifespan(service: Service) -> Callable[[FastAPI], AbstractAsyncContextManag
             # Off the loop, which has to deliver the last events meanwhile.
             await asyncio.to_thread(service.engine.stop)
             await asyncio.to_thread(service.close)
+            await asyncio.to_thread(service.tenancy.close)
 
     return lifespan

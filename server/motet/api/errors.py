@@ -8,6 +8,7 @@ from fastapi.exceptions import RequestValidationError
 from motet_adapters.errors import (
     AdapterError,
     AdapterNotFound,
+    AdapterQuarantined,
     AdapterRefused,
     AdapterTooLarge,
     InvalidName,
@@ -22,6 +23,8 @@ from motet.errors import (
     EngineStopped,
     Forbidden,
     MotetError,
+    QuotaExceeded,
+    RateLimited,
     RequestRefused,
     TenantExists,
     TenantNotFound,
@@ -137,6 +140,7 @@ _KINDS: tuple[tuple[type[Exception], int, str, str | None], ...] = (
     (Forbidden, 403, "permission_error", "forbidden"),
     (ModelNotFound, 404, _NOT_FOUND, None),
     (TenantNotFound, 404, _NOT_FOUND, None),
+    (QuotaExceeded, 403, "permission_error", None),
     (TenantExists, 409, _INVALID, None),
     (UploadNotFound, 404, _NOT_FOUND, None),
     (TooManyUploads, 503, _SERVER, "too_many_uploads"),
@@ -151,6 +155,7 @@ _KINDS: tuple[tuple[type[Exception], int, str, str | None], ...] = (
     (ClientTooSlow, 408, _INVALID, "client_too_slow"),
     (GenerationFailed, 500, _SERVER, "generation_failed"),
     (AdapterNotFound, 404, _NOT_FOUND, None),
+    (AdapterQuarantined, 409, _INVALID, None),
     (AdapterTooLarge, 413, _INVALID, None),
     (AdapterRefused, 422, _INVALID, None),
     (InvalidName, 400, _INVALID, None),
@@ -163,6 +168,7 @@ _HEADERS: dict[type[Exception], dict[str, str]] = {
     TenantExists: _FINAL,
     AlreadyThere: _FINAL,
     GenerationFailed: _FINAL,
+    AdapterQuarantined: _FINAL,
     StoreFull: _FINAL,
     DatabaseFull: _FINAL,
 }
@@ -180,6 +186,8 @@ def refusal(error: Exception) -> Refusal:
         return _of_validation(error)
     if isinstance(error, HTTPException):
         return _of_http(error)
+    if isinstance(error, RateLimited):
+        return _of_rate_limit(error)
     if isinstance(error, (MotetError, AdapterError, DatabaseFailure)):
         for kind, status, type_, code in _KINDS:
             if isinstance(error, kind):
@@ -214,6 +222,14 @@ def _of_http(error: HTTPException) -> Refusal:
 
 def _http_code(status: int) -> str:
     return {404: "route_not_found", 405: "method_not_allowed"}.get(status, "invalid_request")
+
+
+def _of_rate_limit(error: RateLimited) -> Refusal:
+    """OpenAI's 429, whose type says what there was too much of."""
+    headers = _FINAL if error.retry_s is None else {}
+    return Refusal(
+        429, error.kind, error.message, error.code, retry_s=error.retry_s, headers=headers
+    )
 
 
 def _of_validation(error: RequestValidationError) -> Refusal:

@@ -12,6 +12,7 @@ from motet.api.piece import Piece
 from motet.api.service import Service
 from motet.engine.request import Event, Finished, Request
 from motet.errors import EngineStopped
+from motet.tenancy.usage import Amount
 
 MAX_PENDING_EVENTS = 256
 """Events per choice that may wait for a client that does not read its stream."""
@@ -51,6 +52,7 @@ class Generation:
         self._watch = service.metrics.watch(endpoint)
         self._open: set[str] = set()
         self._pending: list[Event] = []
+        self._ends: dict[int, Finished] = {}
         self._wake = asyncio.Event()
         self._all_ended = asyncio.Event()
         self._reading = False
@@ -85,6 +87,17 @@ class Generation:
         events, self._pending = self._pending, []
         return self._by_choice(events)
 
+    def used(self, num_choices_per_prompt: int) -> Amount:
+        """What has been computed, a prompt counted once; nothing for a request that never ran."""
+        ran = {
+            index: end
+            for index, end in self._ends.items()
+            if end.completion_len or end.reason not in _BAD_ENDS
+        }
+        prompts = {index // num_choices_per_prompt: end.prompt_len for index, end in ran.items()}
+        completion_tokens = sum(end.completion_len for end in ran.values())
+        return Amount(1 if ran else 0, sum(prompts.values()), completion_tokens)
+
     def fail(self, error: Exception) -> None:
         """Ends the whole with `error`: its sequences are cancelled, `pieces` raises."""
         if self._failure is None:
@@ -116,6 +129,7 @@ class Generation:
         self._pending.append(event)
         if isinstance(event, Finished):
             self._open.discard(event.request_id)
+            self._ends[self._index[event.request_id]] = event
             self._watch.finished(event.reason)
             if not self._open:
                 self._all_ended.set()

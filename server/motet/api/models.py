@@ -46,7 +46,7 @@ def _adapter(service: Service, adapter: Adapter) -> dict[str, Any]:
         "id": adapter.name,
         "object": "model",
         "created": adapter.created,
-        "owned_by": adapter.tenant,
+        "owned_by": service.tenancy.ring.name(adapter.tenant),
         "parent": service.model.name,
         "max_model_len": service.engine.max_model_len,
     }

@@ -34,7 +34,7 @@ def run_server(
     EngineStopped if the engine failed, so that whoever supervises the process learns of it.
     """
     service: Service = app.state.service
-    notice = check_exposure(settings, service.tenants)
+    notice = check_exposure(settings, service.tenancy.tenants)
     with listen(settings) as listener:
         server = Server(app, settings, on_listening)
         if notice is not None:

@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 import torch
 from motet_adapters.errors import AdapterError
-from motet_database import Database
+from motet_database import ChangeFeed, Database
 
 from motet.api.app import build_app
 from motet.api.server import run_server
@@ -22,6 +22,7 @@ from motet.engine.runtime import Runtime, open_runtime
 from motet.errors import InvalidSetting, MotetError
 from motet.settings import Settings
 from motet.tenancy.exposure import check_exposure
+from motet.tenancy.tenancy import Tenancy
 from motet.tenancy.tenants import DEFAULT_TENANT, Tenants
 
 _ANYWHERE = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
@@ -39,16 +40,20 @@ def run(settings: Settings, *, demo: bool, started: float) -> None:
         )
     with ExitStack() as opened:
         database = opened.enter_context(closing(open_database(settings)))
-        tenants = Tenants(database)
-        sample = _demo_sample(settings, tenants) if demo else None
+        feed = ChangeFeed(database)
+        tenancy = Tenancy(database, feed, settings)
+        tenants = tenancy.tenants
+        sample = _demo_sample(settings, tenancy) if demo else None
         check_exposure(settings, tenants)  # before the model is loaded, not minutes after
         with progress_bar("Starting") as report:
             runtime = opened.enter_context(closing(_open(settings, database, report, demo=demo)))
+        opened.enter_context(closing(feed))
+        feed.start()
         app = build_app(
             settings,
             runtime.engine,
             runtime.store,
-            tenants,
+            tenancy,
             runtime.tokenizer,
             ServedModel(runtime.model_name, runtime.base.fingerprint, int(time.time())),
         )
@@ -60,8 +65,8 @@ def run(settings: Settings, *, demo: bool, started: float) -> None:
         run_server(app, settings, announce)
 
 
-def _demo_sample(settings: Settings, tenants: Tenants) -> Sample:
-    keys = DemoKeys(settings.data_dir).ensure(tenants, [one.tenant for one in DEMO_TENANTS])
+def _demo_sample(settings: Settings, tenancy: Tenancy) -> Sample:
+    keys = DemoKeys(settings.data_dir).ensure(tenancy, [one.tenant for one in DEMO_TENANTS])
     first = DEMO_TENANTS[0]
     return Sample(first.adapter, first.prompt, keys[first.tenant])
 
@@ -90,7 +95,7 @@ def _open(settings: Settings, database: Database, report: Report, *, demo: bool)
 
 def _facts(runtime: Runtime, tenants: Tenants, url: str, startup_s: float) -> Facts:
     stats = runtime.engine.stats()
-    owners = [tenant.name for tenant in tenants.list()] or [DEFAULT_TENANT]
+    owners = [tenant.id for tenant in tenants.list()] or [DEFAULT_TENANT]
     return Facts(
         version=version("motet"),
         model=runtime.model_name,
@@ -118,7 +123,7 @@ def _device(runtime: Runtime) -> str:
 def _access(tenants: Tenants) -> str:
     if not tenants.configured():
         return "no tenants: this machine only, no key (motet tenants create NAME)"
-    active = sum(tenant.revoked is None for tenant in tenants.list())
+    active = sum(tenant.state == "active" for tenant in tenants.list())
     return f"{active} tenant{'' if active == 1 else 's'}, each with its own key"
 
 
