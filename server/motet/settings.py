@@ -126,8 +126,14 @@ class Settings(BaseSettings):
     )
     max_adapter_slots: Count = Field(64, description="Most adapters on the device at once.")
     max_adapter_rank: Count = Field(256, description="Largest rank an uploaded adapter may have.")
+    max_adapter_versions: Count = Field(
+        10, description="Versions kept of one adapter; the oldest leave when new ones come."
+    )
     max_upload_bytes: Bytes = Field(
         ByteSize(512 * MIB), description="Largest adapter upload, all its files together."
+    )
+    scrub_bytes_per_s: Bytes = Field(
+        ByteSize(16 * MIB), description="Most the background check of stored adapters reads."
     )
     max_uploads: Count = Field(8, description="Most uploads being received at once.")
 

@@ -45,6 +45,7 @@ class Generation:
         self._streamed = streamed
         self.num_choices = len(requests)
         self._engine = service.engine
+        self._store = service.store
         self._lifecycle = service.lifecycle
         self._deliver = partial(service.courier.post, self._arrived)
         self._requests = requests
@@ -70,7 +71,7 @@ class Generation:
         """What has come since the last call, one piece for each choice that has moved.
 
         Waits for something to come; None after `idle_s` seconds of nothing. Raises what ended
-        the whole: ClientGone, EngineStopped, GenerationFailed, ClientTooSlow.
+        the whole: ClientGone, EngineStopped, GenerationFailed, ClientTooSlow, AdapterQuarantined.
         """
         if not self._pending and self._failure is None:
             self._reading = True
@@ -162,5 +163,8 @@ class Generation:
             return
         if event.reason == "cancelled" or self._lifecycle.draining or not self._engine.healthy:
             raise EngineStopped("The server is shutting down; send the request again.")
+        if self.adapter is not None:
+            # Found out by this request; the next is refused at once.
+            self._store.require_sound(self.adapter.digest)
         message = (event.message or "the server failed on this request").rstrip(".")
         raise GenerationFailed(f"The request could not be finished: {message}.")

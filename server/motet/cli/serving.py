@@ -90,6 +90,7 @@ def _open(settings: Settings, database: Database, report: Report, *, demo: bool)
             raise
     except AdapterError as error:
         raise MotetError(error.message, error.code, error.param) from None
+    runtime.store.start_scrub(settings.scrub_bytes_per_s)
     return runtime
 
 
