@@ -159,7 +159,7 @@ class Registry:
         changed: list[tuple[str, str, Versions | None]] = []
         with self._writing() as connection:
             query = select(versions.c.tenant, versions.c.name).where(over).distinct()
-            for tenant, name in connection.execute(query).tuples().all():
+            for tenant, name in connection.execute(query).all():
                 found = self._living(connection, tenant, name)
                 for version in found.all if found is not None else ():
                     if version.has_expired(now):

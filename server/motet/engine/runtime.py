@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 from motet_adapters import AdapterStore, Arena, Limits
-from motet_database import Database
+from motet_adapters.room import RequireRoom, all_the_room
+from motet_database import ChangeFeed, Database
 from motet_kernels import Ops, select_ops
 
 from motet.engine.base import Progress, QuantizedBase, open_base
@@ -63,11 +64,17 @@ def _nobody() -> None:
 
 
 def open_runtime(
-    settings: Settings, progress: Progress, database: Database | None = None
+    settings: Settings,
+    progress: Progress,
+    database: Database | None = None,
+    changes: ChangeFeed | None = None,
+    require_room: RequireRoom = all_the_room,
 ) -> Runtime:
     """Load, quantise if need be, probe, and build all parts.
 
-    database: of the adapters, the caller's to close; None: a file of the store's own.
+    database: of the adapters, the caller's to close; None: a file of the store's own. changes:
+    tells of what other processes change in it; start it when this has returned, and close it
+    before the runtime. require_room: asked before an adapter is published.
     Raises UnsupportedModel for a base that cannot be served, InvalidSetting for settings that do
     not fit it or each other.
     """
@@ -93,7 +100,7 @@ def open_runtime(
     progress("Probing the model", 0.95)
     difference = _probe(base, model)
     tokenizer = Tokenizer.load(base.directory)
-    store = _store(settings, base, ops, dtype, database)
+    store = _store(settings, base, ops, dtype, database, changes, require_room)
     doorbell = _Doorbell()
     arena = Arena(
         store.image,
@@ -102,6 +109,7 @@ def open_runtime(
         device=device,
         on_ready=doorbell,
     )
+    store.on_removed(arena.drop)
     engine = Engine(model, arena, tokenizer, limits, max_waiting=settings.max_waiting)
     doorbell.ring = engine.wake
     progress("Ready", 1.0)
@@ -164,6 +172,8 @@ def _store(
     ops: Ops,
     dtype: torch.dtype,
     database: Database | None,
+    changes: ChangeFeed | None,
+    require_room: RequireRoom,
 ) -> AdapterStore:
     return AdapterStore(
         store_directory(settings.data_dir),
@@ -175,4 +185,7 @@ def _store(
         host_bytes=settings.adapter_host_bytes,
         max_image_bytes=settings.adapter_device_bytes,
         database=database,
+        changes=changes,
+        max_versions=settings.max_adapter_versions,
+        require_room=require_room,
     )
