@@ -81,6 +81,29 @@ def test_killed_before_every_file_operation(tmp_path: Path) -> None:
     assert len(lines) > 15
 
 
+@pytest.mark.slow
+def test_killed_twenty_times_around_each_of_twelve_points(tmp_path: Path) -> None:
+    """Replace an adapter, then delete it, killed from outside at no particular instruction."""
+    process = script("often", tmp_path)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0
+    lines = [json.loads(line) for line in output.splitlines()]
+    old, new = digests(tmp_path / "digests")
+    # What may be found, by what had been acknowledged: one step further at most.
+    possible = {"": [[old], [new]], "p": [[new], []], "pd": [[]]}
+    ends = set()
+    for line in lines:
+        found, told = line["found"], line["told"].replace("!", "")
+        assert found["digests"] in possible[told], line
+        assert found["sources"] == found["images"] == found["digests"], line
+        assert found["staging"] == []
+        assert len(found["sizes"]) == len(found["digests"])
+        ends.add((told, *found["digests"]))
+    assert len(lines) == 240
+    assert len({line["point"] for line in lines}) == 12
+    assert {("", old), ("p", new)} <= ends
+
+
 def digests(root: Path) -> tuple[str, str]:
     store = opened(root)
     old, new = old_files().put(store), new_files().put(store)
