@@ -84,6 +84,8 @@ def live_server(
     )
     base = RandomBase.llama()
     database = Database.at_path(database_file(directory))
+    feed = ChangeFeed(database)
+    known = Tenancy(database, feed, chosen, window_s=window_s)
     store = AdapterStore(
         directory / "adapters",
         base,
@@ -91,9 +93,9 @@ def live_server(
         limits=Limits(max_upload_bytes=chosen.max_upload_bytes, max_rank=chosen.max_adapter_rank),
         host_bytes=1 << 20,
         database=database,
+        changes=feed,
+        require_room=known.quotas.require_room,
     )
-    feed = ChangeFeed(database)
-    known = Tenancy(database, feed, chosen, window_s=window_s)
     keys = {name: known.tenants.create(name)[1] for name in tenants}
     engine = engine or ScriptedEngine()
     model = ServedModel(BASE_NAME, base.fingerprint, 1_700_000_000)

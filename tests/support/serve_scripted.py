@@ -33,7 +33,6 @@ def main() -> None:
     database = open_database(settings)
     feed = ChangeFeed(database)
     tenancy = Tenancy(database, feed, settings)
-    feed.start()
     store = AdapterStore(
         directory / "adapters",
         base,
@@ -41,7 +40,10 @@ def main() -> None:
         limits=Limits(),
         host_bytes=1 << 20,
         database=database,
+        changes=feed,
+        require_room=tenancy.quotas.require_room,
     )
+    feed.start()
     engine = ScriptedEngine(text="x" * 1000, step_s=step_s)
     signal.signal(signal.SIGUSR1, lambda *_: threading.Thread(target=engine.crash).start())
     model = ServedModel("base", base.fingerprint, 0)
