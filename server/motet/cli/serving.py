@@ -1,7 +1,9 @@
 """The serving process: open everything, say what is there, serve until told to stop."""
 
 import time
+from collections.abc import Iterable
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from importlib.metadata import version
 
 import torch
@@ -17,7 +19,7 @@ from motet.cli.demo_keys import DemoKeys
 from motet.cli.progress_bar import Report, progress_bar
 from motet.cli.terminal import results
 from motet.database import open_database
-from motet.demo.catalog import DEMO_TENANTS
+from motet.demo.catalog import DEMO_TENANTS, DemoTenant
 from motet.engine.runtime import Runtime, open_runtime
 from motet.errors import InvalidSetting, MotetError
 from motet.settings import Settings
@@ -46,7 +48,8 @@ def run(settings: Settings, *, demo: bool, started: float) -> None:
         sample = _demo_sample(settings, tenancy) if demo else None
         check_exposure(settings, tenants)  # before the model is loaded, not minutes after
         with progress_bar("Starting") as report:
-            runtime = opened.enter_context(closing(_open(settings, database, report, demo=demo)))
+            parts = _open(settings, database, feed, tenancy, report, demo=demo)
+            runtime = opened.enter_context(closing(parts))
         opened.enter_context(closing(feed))
         feed.start()
         app = build_app(
@@ -79,12 +82,20 @@ def _sample(runtime: Runtime, tenants: Tenants) -> Sample:
     return Sample(runtime.model_name, "The capital of France is", key, chat=False)
 
 
-def _open(settings: Settings, database: Database, report: Report, *, demo: bool) -> Runtime:
+def _open(
+    settings: Settings,
+    database: Database,
+    feed: ChangeFeed,
+    tenancy: Tenancy,
+    report: Report,
+    *,
+    demo: bool,
+) -> Runtime:
     try:
-        runtime = open_runtime(settings, report, database)
+        runtime = open_runtime(settings, report, database, feed, tenancy.quotas.require_room)
         try:
             if demo:
-                ensure_demo_adapters(runtime.store, DEMO_TENANTS, report)
+                ensure_demo_adapters(runtime.store, _by_id(DEMO_TENANTS, tenancy), report)
         except BaseException:
             runtime.close()
             raise
@@ -92,6 +103,11 @@ def _open(settings: Settings, database: Database, report: Report, *, demo: bool)
         raise MotetError(error.message, error.code, error.param) from None
     runtime.store.start_scrub(settings.scrub_bytes_per_s)
     return runtime
+
+
+def _by_id(demo: Iterable[DemoTenant], tenancy: Tenancy) -> list[DemoTenant]:
+    """What belongs to a tenant is stored under its id, which need not be its name."""
+    return [replace(one, tenant=tenancy.tenants.get(one.tenant).id) for one in demo]
 
 
 def _facts(runtime: Runtime, tenants: Tenants, url: str, startup_s: float) -> Facts:
