@@ -2,20 +2,23 @@
 # make test      lint, types and the whole test suite
 # make lint      the first half of it
 # make bench     benchmarks/serve.py, with ARGS
+# make fuzz      fuzz the readers of uploads for SECONDS=600
 # make images    the container images; needs buildah
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+SECONDS ?= 600
 
 # Stamps live inside the environment, so that removing it removes them.
 MADE := $(VENV)/.made
 TO_SERVE := $(VENV)/.installed-to-serve
 TO_DEVELOP := $(VENV)/.installed-to-develop
+TO_FUZZ := $(VENV)/.installed-to-fuzz
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint bench images
+.PHONY: help serve test lint bench fuzz images
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -33,6 +36,9 @@ lint: $(TO_DEVELOP)
 
 bench: $(TO_DEVELOP)
 	$(BIN)/python benchmarks/serve.py $(ARGS)
+
+fuzz: $(TO_FUZZ)
+	$(BIN)/python -m tests.fuzz.run $(SECONDS)
 
 images:
 	docker/build.sh $(ARGS)
@@ -53,3 +59,9 @@ $(TO_DEVELOP): pyproject.toml | $(MADE)
 	@echo "Installing Motet and its tests' needs into $(VENV)"
 	@$(BIN)/python -m pip install -e '.[dev]'
 	@touch $@ $(TO_SERVE)
+
+# Apart from the rest: atheris has no wheel for every Python.
+$(TO_FUZZ): pyproject.toml | $(TO_DEVELOP)
+	@echo "Installing the fuzzer into $(VENV)"
+	@$(BIN)/python -m pip install -e '.[dev,fuzz]'
+	@touch $@

@@ -1,0 +1,35 @@
+"""The fuzzed functions on everything fuzzing begins with, without the fuzzer."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.fuzz.readers import Readers
+from tests.fuzz.seeds import dictionary, seeds
+
+
+@pytest.mark.parametrize("reader", ["header", "config"])
+def test_the_seeds_are_read(tmp_path: Path, reader: str) -> None:
+    read = Readers(tmp_path).by_name()[reader]
+    first, *rest = seeds(reader)
+    assert read(first)
+    assert not all(read(seed) for seed in rest)
+    assert not any(read(word) for word in dictionary(reader))
+
+
+@pytest.mark.parametrize("reader", ["header", "config"])
+def test_every_cut_of_a_valid_file_is_refused(tmp_path: Path, reader: str) -> None:
+    read = Readers(tmp_path).by_name()[reader]
+    valid = seeds(reader)[0]
+    assert [length for length in range(len(valid)) if read(valid[:length])] == []
+
+
+@pytest.mark.parametrize("reader", ["header", "config"])
+def test_no_flipped_bit_gets_an_odd_answer(tmp_path: Path, reader: str) -> None:
+    read = Readers(tmp_path).by_name()[reader]
+    valid = seeds(reader)[0]
+    for position in range(len(valid)):
+        for bit in (0, 3, 5, 7):
+            bent = bytearray(valid)
+            bent[position] ^= 1 << bit
+            read(bytes(bent))  # raises whatever is not a refusal
