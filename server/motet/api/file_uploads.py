@@ -7,14 +7,15 @@ from typing import Any
 
 from fastapi import APIRouter
 from motet_adapters import Staging
-from motet_adapters.file_kinds import refuse_foreign_name
+from motet_adapters.file_kinds import WEIGHTS_FILE, refuse_foreign_name
 from motet_adapters.names import quoted
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from motet.api.description import file_of
+from motet.api.errors import UploadNotFound
 from motet.api.service import Service
-from motet.api.uploads import FILES, write_all
+from motet.api.uploads import FILES, finished_in, write_all
 from motet.errors import RequestRefused
 
 Uploader = Callable[[Request, str], str]
@@ -41,26 +42,57 @@ def files_router(service: Service, uploader: Uploader) -> APIRouter:
         with desk.receiving(), desk.adding(tenant, name, filename, offset) as staging:
             await write_all(staging, _of_one(filename, request.stream()))
             _require_digest(staging, filename, digest)
-            received = staging.received(filename)
-        return JSONResponse(
-            {
-                "object": "adapter.file",
-                "adapter": name,
-                "filename": filename,
-                "bytes": received,
-                "sha256": staging.sha256(filename),
-            },
-            201,
-            {"upload-offset": str(received)},
-        )
+            return _told(name, filename, staging)
+
+    @router.post("/{filename}")
+    async def reuse_file(request: Request, name: str, filename: str) -> Response:
+        """The weights without their bytes, where the tenant has stored them already.
+
+        Repr-Digest says which. 404: upload them.
+        """
+        tenant = uploader(request, name)
+        digest = _digest(request)
+        if filename != WEIGHTS_FILE or digest is None:
+            raise RequestRefused(
+                f"Only {WEIGHTS_FILE} can be used again, named by the header Repr-Digest.",
+                "bad_reuse",
+            )
+        if not service.store.has_weights(tenant, digest.hex()):
+            raise _unknown_file(filename)
+        desk, store = service.desk, service.store
+        with desk.receiving(), desk.adding(tenant, name, filename, None) as staging:
+            if not await finished_in(None, store.reuse_weights, tenant, digest.hex(), staging):
+                raise _unknown_file(filename)
+            return _told(name, filename, staging)
+
+    @router.head("/{filename}")
+    async def is_stored(request: Request, name: str, filename: str) -> Response:
+        """Whether POST could take the file from what this tenant has stored; 404: PUT it.
+
+        Repr-Digest says which. What other tenants have is never looked at: neither the answer nor
+        its time tells of it.
+        """
+        tenant, digest = service.gate.tenant(request), _digest(request)
+        if digest is None:
+            raise RequestRefused(
+                "Name the file by its SHA-256 in the header Repr-Digest.", "bad_digest"
+            )
+        if filename != WEIGHTS_FILE or not service.store.has_weights(tenant, digest.hex()):
+            raise _unknown_file(filename)
+        return Response()
 
     @router.get("")
     async def sent_files(request: Request, name: str) -> dict[str, Any]:
         """What has come of an upload that is not committed: where to continue it."""
         tenant = service.gate.tenant(request)
         files = [
-            {"filename": filename, "bytes": count, "complete": complete}
-            for filename, (count, complete) in service.desk.received(tenant, name).items()
+            {
+                "filename": file.filename,
+                "bytes": file.num_bytes,
+                "sha256": file.sha256,
+                "complete": file.is_whole,
+            }
+            for file in service.desk.received(tenant, name)
         ]
         return {"id": name, "object": "adapter.upload", "files": files}
 
@@ -71,6 +103,25 @@ def files_router(service: Service, uploader: Uploader) -> APIRouter:
         return {"id": name, "object": "adapter.upload", "deleted": True}
 
     return router
+
+
+def _told(name: str, filename: str, staging: Staging) -> Response:
+    received = staging.received(filename)
+    return JSONResponse(
+        {
+            "object": "adapter.file",
+            "adapter": name,
+            "filename": filename,
+            "bytes": received,
+            "sha256": staging.sha256(filename),
+        },
+        201,
+        {"upload-offset": str(received)},
+    )
+
+
+def _unknown_file(filename: str) -> UploadNotFound:
+    return UploadNotFound(f"You have no {filename} with that SHA-256 stored; PUT it.", "no_file")
 
 
 async def _of_one(filename: str, body: AsyncIterator[bytes]) -> AsyncIterator[tuple[str, bytes]]:

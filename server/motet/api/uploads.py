@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import ParamSpec, TypeVar
+from typing import NamedTuple, ParamSpec, TypeVar
 
 from motet_adapters import AdapterStore, Staging
 from motet_adapters.file_kinds import CONFIG_FILE, WEIGHTS_FILE
@@ -32,6 +32,15 @@ class Held:
     touched: float = field(default_factory=time.monotonic)
     busy: bool = False
     sealed: bool = False  # it was checked, and nothing can be added any more
+
+
+class Received(NamedTuple):
+    """What has come of one file."""
+
+    filename: str
+    num_bytes: int
+    sha256: str  # 64 hex digits, of those bytes
+    is_whole: bool
 
 
 class UploadDesk:
@@ -93,19 +102,18 @@ class UploadDesk:
         held.files.add(filename)
         held.busy, held.touched = False, time.monotonic()
 
-    def received(self, tenant: str, name: str) -> dict[str, tuple[int, bool]]:
-        """Of each file that has begun to come: its bytes that are here, and whether it is whole.
+    def received(self, tenant: str, name: str) -> list[Received]:
+        """The files that have begun to come.
 
-        Raises UploadNotFound, and AlreadyThere while a request is adding to it.
+        Raises UploadNotFound, and AlreadyThere while a request is adding to them.
         """
         self._sweep()
         held = self._find(tenant, name)
-        counts = {filename: held.staging.received(filename) for filename in FILES}
-        return {
-            filename: (count, filename in held.files)
-            for filename, count in counts.items()
-            if count or filename in held.files
-        }
+        return [
+            Received(filename, num_bytes, held.staging.sha256(filename), filename in held.files)
+            for filename in FILES
+            if (num_bytes := held.staging.received(filename)) or filename in held.files
+        ]
 
     @contextmanager
     def committing(self, tenant: str, name: str, *, keep: bool) -> Iterator[Staging]:
@@ -113,11 +121,11 @@ class UploadDesk:
 
         Raises UploadNotFound, and AlreadyThere also while a file is not whole.
         """
-        for filename, (count, is_whole) in self.received(tenant, name).items():
-            if not is_whole:
+        for file in self.received(tenant, name):
+            if not file.is_whole:
                 raise AlreadyThere(
-                    f"Only {count} bytes of {filename} have come. PUT the rest with Upload-Offset: "
-                    f"{count}, then commit.",
+                    f"Only {file.num_bytes} bytes of {file.filename} have come. PUT the rest with "
+                    f"Upload-Offset: {file.num_bytes}, then commit.",
                     "upload_incomplete",
                 )
         held = self._find(tenant, name)

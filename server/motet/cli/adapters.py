@@ -1,7 +1,6 @@
 """`motet adapters`: the tenant's own adapters on a running server, and a check without one."""
 
 from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -16,6 +15,7 @@ from motet.cli.model_work import load
 from motet.cli.remote import DEFAULT_URL, Key, Remote, Url
 from motet.cli.settings_flags import with_settings
 from motet.cli.terminal import remarks, results, say
+from motet.cli.uploading import Upload
 from motet.settings import Settings
 
 adapters = typer.Typer(help="Upload, list, remove and check adapters.", no_args_is_help=True)
@@ -42,7 +42,8 @@ def push(
     url: Url = DEFAULT_URL,
     key: Key = None,
 ) -> None:
-    """Upload an adapter and show what of the model it matched."""
+    """Upload an adapter and show what of the model it matched. Run again, it goes on where a
+    broken connection ended it; what is stored already is not sent."""
     files = AdapterFiles.find(directory)
     target = name or directory.resolve().name
     with Remote(url, key) as server:
@@ -91,19 +92,15 @@ def check(directory: Directory, settings: Settings) -> None:
 def _upload(server: Remote, name: str, files: AdapterFiles, dry_run: bool) -> dict[str, Any]:
     columns = (TextColumn("uploading"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     console = remarks()
-    with (
-        Progress(
-            *columns, console=console, transient=True, disable=not console.is_terminal
-        ) as progress,
-        ExitStack() as opened,
-    ):
-        parts = {
-            path.name: (path.name, opened.enter_context(progress.open(path, "rb")))
-            for path in files
-        }
-        params = {"dry_run": "true"} if dry_run else {}
-        answer: dict[str, Any] = server.call("PUT", _path(name), files=parts, params=params)
-    return answer
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as progress:
+        task = progress.add_task("uploading", total=files.num_bytes())
+        upload = Upload(
+            server, _path(name), files, lambda done: progress.update(task, completed=done)
+        )
+        upload.send()
+        return upload.commit(dry_run=dry_run)
 
 
 def _path(name: str) -> str:

@@ -141,6 +141,63 @@ def test_a_header_that_is_none_is_refused_before_anything_is_kept(
     assert sent(client) == {}
 
 
+def test_weights_that_are_stored_need_not_be_sent_again(
+    server: LiveServer, client: httpx.Client, files: AdapterFiles
+) -> None:
+    weights = files.weights_bytes
+    again = f"/v1/adapters/again/files/{WEIGHTS_FILE}"
+    assert client.post(again, headers=repr_digest(weights)).status_code == 404
+    form = {"a": (CONFIG_FILE, files.config_bytes), "b": (WEIGHTS_FILE, weights)}
+    first = client.put(PATH, files=form).json()
+    files.config["lora_alpha"] = 3
+    client.put(f"/v1/adapters/again/files/{CONFIG_FILE}", content=files.config_bytes)
+    unknown = client.post(again, headers=repr_digest(b"other"))
+    assert unknown.status_code == 404  # and the config is still there
+    reused = client.post(again, headers=repr_digest(weights))
+    assert reused.status_code == 201, reused.text
+    assert reused.json()["bytes"] == len(weights)
+    done = client.post("/v1/adapters/again/commit")
+    assert done.status_code == 201, done.text
+    assert done.json()["digest"] != first["digest"]
+    assert done.json()["num_parameters"] == first["num_parameters"]
+    client.delete("/v1/adapters/again")
+
+
+def test_no_tenant_learns_what_another_has_stored(
+    server: LiveServer, client: httpx.Client, files: AdapterFiles
+) -> None:
+    form = {"a": (CONFIG_FILE, files.config_bytes), "b": (WEIGHTS_FILE, files.weights_bytes)}
+    assert client.put(PATH, files=form).status_code == 201
+    path = f"{PATH}/files/{WEIGHTS_FILE}"
+    with server.client("other") as other:
+        foreign = other.post(path, headers=repr_digest(files.weights_bytes))
+        missing = other.post(path, headers=repr_digest(b"nobody has it"))
+    assert foreign.status_code == missing.status_code == 404
+    assert foreign.content == missing.content
+
+
+def test_rotten_weights_are_not_used_again(
+    server: LiveServer, client: httpx.Client, files: AdapterFiles
+) -> None:
+    form = {"a": (CONFIG_FILE, files.config_bytes), "b": (WEIGHTS_FILE, files.weights_bytes)}
+    digest = client.put(PATH, files=form).json()["digest"]
+    path = server.settings.data_dir / "adapters" / "sources" / digest / WEIGHTS_FILE
+    path.write_bytes(files.weights_bytes[:-1] + b"\x7f")
+    again = f"/v1/adapters/again/files/{WEIGHTS_FILE}"
+    assert client.post(again, headers=repr_digest(files.weights_bytes)).status_code == 404
+    body = {"model": "mine", "prompt": "x", "max_tokens": 3}
+    assert client.post("/v1/completions", json=body).status_code == 409
+    assert client.put(PATH, files=form).status_code == 201
+    assert client.post("/v1/completions", json=body).status_code == 200
+
+
+@pytest.mark.parametrize("filename", [CONFIG_FILE, "x"])
+def test_only_weights_are_used_again(client: httpx.Client, filename: str) -> None:
+    reply = client.post(f"{PATH}/files/{filename}", headers=repr_digest(b""))
+    assert reply.status_code == 400
+    assert client.post(f"{PATH}/files/{WEIGHTS_FILE}").status_code == 400
+
+
 def test_another_tenant_sees_nothing_of_an_upload(
     server: LiveServer, client: httpx.Client, files: AdapterFiles
 ) -> None:
