@@ -17,6 +17,7 @@ class RequireRoom(Protocol):
         self,
         connection: Connection,
         tenant: str,
+        /,
         *,
         source_bytes: int,
         rank: int,

@@ -29,7 +29,6 @@ from motet_adapters.condition import UNCONDITIONAL, Condition
 from motet_adapters.disk import Disk
 from motet_adapters.durable import refusing_when_full
 from motet_adapters.errors import AdapterError, AdapterNotFound
-from motet_adapters.file_kinds import WEIGHTS_FILE
 from motet_adapters.host_cache import HostCache
 from motet_adapters.image import Image
 from motet_adapters.images import Images
@@ -42,10 +41,10 @@ from motet_adapters.room import RequireRoom, all_the_room
 from motet_adapters.scrub import Scrub
 from motet_adapters.source import Lowered, Source
 from motet_adapters.staging import Staging
+from motet_adapters.stored_weights import StoredWeights
 from motet_adapters.tags import require_tags
 
 MAX_VERSIONS = 10
-_CHUNK_BYTES = 1 << 20
 
 
 class AdapterStore(Catalog):
@@ -100,6 +99,7 @@ class AdapterStore(Catalog):
             self._checkup = Checkup(
                 BlobStates(database), self._disk.source, writer, index.is_held, self._drop_image
             )
+            self._weights = StoredWeights(index, self._disk.source, self._checkup)
             self._images = Images(
                 self._disk,
                 base,
@@ -126,10 +126,25 @@ class AdapterStore(Catalog):
         """A private place to write an upload into. Raises StoreFull."""
         return Staging(self._disk.staging, self._limits)
 
-    def check(self, tenant: str, name: str, staging: Staging) -> Adapter:
-        """What `put` would publish, with nothing published (a dry run). Raises as `put` does."""
+    def check(
+        self,
+        tenant: str,
+        name: str,
+        staging: Staging,
+        *,
+        expires_at: int | None = None,
+        tags: Iterable[str] = (),
+        condition: Condition = UNCONDITIONAL,
+    ) -> Adapter:
+        """What `put` would publish, with nothing published (a dry run); its number stays open.
+
+        Raises as `put` does, but for quotas, which are asked when it is published.
+        """
+        sorted_tags = require_tags(tags)
+        condition.require(name, self._digest(tenant, name))
         source = _named(tenant, name, staging)
-        return self._described(tenant, name, staging, source, self._lowered(source))
+        adapter = self._described(tenant, name, staging, source, self._lowered(source))
+        return replace(adapter, expires_at=expires_at, tags=sorted_tags)
 
     def put(
         self,
@@ -172,25 +187,12 @@ class AdapterStore(Catalog):
                 )
 
     def has_weights(self, tenant: str, weights_sha256: str) -> bool:
-        """Whether a version of this tenant has that weights file. Memory only, and the same work
-        whether another tenant has it or nobody."""
-        return bool(self._index.with_weights(tenant, weights_sha256))
+        """As `StoredWeights.has`."""
+        return self._weights.has(tenant, weights_sha256)
 
     def reuse_weights(self, tenant: str, weights_sha256: str, staging: Staging) -> bool:
-        """Write a weights file the tenant has already into an upload; whether it has it.
-
-        The bytes are hashed like any others. Raises as `Staging.write` does.
-        """
-        for digest in self._index.with_weights(tenant, weights_sha256):
-            try:
-                file = self._disk.source(digest).weights_path.open("rb")
-            except FileNotFoundError:
-                continue
-            with file:
-                while chunk := file.read(_CHUNK_BYTES):
-                    staging.write(WEIGHTS_FILE, chunk)
-            return True
-        return False
+        """As `StoredWeights.reuse`."""
+        return self._weights.reuse(tenant, weights_sha256, staging)
 
     def image(self, digest: str) -> Image:
         """The digest's image: from memory, from disk, or made again from its source.

@@ -11,8 +11,11 @@ from motet_adapters.errors import (
     AdapterQuarantined,
     AdapterRefused,
     AdapterTooLarge,
+    ConditionFailed,
     InvalidName,
+    InvalidTag,
     StoreFull,
+    VersionNotFound,
 )
 from motet_database import DatabaseFailure, DatabaseFull, DatabaseUnavailable
 from starlette.exceptions import HTTPException
@@ -155,10 +158,13 @@ _KINDS: tuple[tuple[type[Exception], int, str, str | None], ...] = (
     (ClientTooSlow, 408, _INVALID, "client_too_slow"),
     (GenerationFailed, 500, _SERVER, "generation_failed"),
     (AdapterNotFound, 404, _NOT_FOUND, None),
+    (VersionNotFound, 404, _NOT_FOUND, None),
+    (ConditionFailed, 412, _INVALID, None),
     (AdapterQuarantined, 409, _INVALID, None),
     (AdapterTooLarge, 413, _INVALID, None),
     (AdapterRefused, 422, _INVALID, None),
     (InvalidName, 400, _INVALID, None),
+    (InvalidTag, 400, _INVALID, None),
     (StoreFull, 507, _SERVER, None),
     (DatabaseFull, 507, _SERVER, None),
     (DatabaseUnavailable, 503, _SERVER, None),

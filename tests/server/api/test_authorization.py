@@ -4,6 +4,8 @@ A route that is not in ROUTES fails `test_every_route_is_classified`, and so doe
 and gone: whoever adds one says here who may use it.
 """
 
+import base64
+import hashlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,6 +18,7 @@ from fastapi.routing import iter_route_contexts
 from motet.database import database_file
 
 from tests.support.adapter_files import CONFIG_FILE, WEIGHTS_FILE, random_adapter
+from tests.support.base_weights import RandomBase
 from tests.support.live_server import ADMIN_KEY, BASE_NAME, LiveServer, eventually, live_server
 from tests.support.tenants import opened_tenancy
 
@@ -50,6 +53,10 @@ CHAT = {"model": "mine", "messages": [{"role": "user", "content": "x"}], "n": 1}
 TENANT = "/admin/tenants/{name}"
 KEY = f"{TENANT}/keys"
 FILES = "/v1/adapters/{name}/files"
+WEIGHTS = f"{FILES}/{WEIGHTS_FILE}"
+SHA256 = hashlib.sha256(random_adapter(RandomBase.llama()).weights_bytes).digest()
+# The file that the owner's adapter was made of.
+STORED = {"headers": {"repr-digest": f"sha-256=:{base64.b64encode(SHA256).decode()}:"}}
 
 ROUTES = {
     ("GET", "/health"): Route(OPEN),
@@ -66,7 +73,17 @@ ROUTES = {
     # Refused for its contents, once the caller is known: nobody's adapter is replaced here.
     ("PUT", "/v1/adapters/{name}"): Route(UPLOAD, done=422, parts={"files": FORM}),
     ("DELETE", "/v1/adapters/{name}"): Route(UPLOAD, private=True),
+    ("GET", "/v1/adapters/{name}/versions"): Route(ANY, private=True),
+    ("GET", "/v1/adapters/{name}/versions/{number}"): Route(ANY, private=True),
+    ("DELETE", "/v1/adapters/{name}/versions/{number}"): Route(UPLOAD, private=True),
+    ("POST", "/v1/adapters/{name}/rollback"): Route(
+        UPLOAD, private=True, path="/v1/adapters/{name}/rollback?version=1"
+    ),
     ("PUT", f"{FILES}/{{filename}}"): Route(UPLOAD, done=201),
+    ("HEAD", f"{FILES}/{{filename}}"): Route(ANY, private=True, path=WEIGHTS, parts=STORED),
+    ("POST", f"{FILES}/{{filename}}"): Route(
+        UPLOAD, private=True, done=201, path=WEIGHTS, parts=STORED
+    ),
     ("GET", FILES): Route(ANY, private=True),
     ("DELETE", FILES): Route(UPLOAD, private=True),
     ("POST", "/v1/adapters/{name}/commit"): Route(UPLOAD, private=True, done=422),
@@ -172,7 +189,8 @@ def path_of(server: LiveServer, template: str, route: Route) -> str:
         return (route.path or template).format(name="third", key_id=key_id)
     if "{key_id}" in template:
         key_id = server.tenancy.keys.create("owner")[0].id
-    return (route.path or template).format(name="mine", filename=CONFIG_FILE, key_id=key_id)
+    named = {"name": "mine", "filename": CONFIG_FILE, "number": 1, "key_id": key_id}
+    return (route.path or template).format(**named)
 
 
 def prepare(server: LiveServer, template: str) -> None:
@@ -207,6 +225,7 @@ def test_who_may_do_what(fresh: LiveServer, named: tuple[str, str], who: str) ->
     assert reply.status_code == expected(route, who), reply.text
     if reply.status_code == 401:
         assert reply.headers["www-authenticate"] == "Bearer"
+    if reply.status_code == 401 and method != "HEAD":
         assert reply.json()["error"]["type"] == "authentication_error"
     if reply.status_code in (401, 403, 404):
         assert state(fresh) == before
@@ -231,6 +250,12 @@ def state(server: LiveServer) -> object:
         ("POST", "/v1/completions", {"json": {"model": "{}", "prompt": "x", "stream": True}}),
         ("POST", "/v1/chat/completions", {"json": {**CHAT, "model": "{}"}}),
         ("POST", "/v1/adapters/{}/commit", {}),
+        ("GET", "/v1/adapters/{}/versions", {}),
+        ("GET", "/v1/adapters/{}/versions/1", {}),
+        ("DELETE", "/v1/adapters/{}/versions/1", {}),
+        ("POST", "/v1/adapters/{}/rollback?version=1", {}),
+        ("HEAD", WEIGHTS.replace("{name}", "{}"), STORED),
+        ("POST", WEIGHTS.replace("{name}", "{}"), STORED),
         ("GET", "/v1/adapters/{}/files", {}),
         ("DELETE", "/v1/adapters/{}/files", {}),
     ],
@@ -254,12 +279,15 @@ def test_anothers_adapter_is_as_absent_as_a_missing_one(
     assert fresh.store.get("owner", "mine")
 
 
+AS_COMPARED = {"name": "{}", "number": 1}
+
+
 def test_the_comparison_covers_every_private_route(fresh: LiveServer) -> None:
     """So that a route about an adapter cannot be forgotten above."""
     marks = test_anothers_adapter_is_as_absent_as_a_missing_one.pytestmark
     compared = {(method, path) for method, path, _ in marks[0].args[1]}
     private = {
-        (method, (route.path or path).replace("{name}", "{}").replace("mine", "{}"))
+        (method, (route.path or path).format(**AS_COMPARED).replace("mine", "{}"))
         for (method, path), route in ROUTES.items()
         if route.private and "{key_id}" not in path
     }
