@@ -134,6 +134,9 @@ def _headers(weights: bytes) -> Iterator[_Case]:
         yield f"header {name}", safetensors(written, data), "JSON|nested"
     deep = {**header, "__metadata__": _nested(40)}
     yield "deep metadata", safetensors(json.dumps(deep).encode(), data), "nested deeper"
+    for odd in (None, [], "x", 1, {"a": 1}, {"a": None}, {"a": {"b": "c"}}):
+        noted = json.dumps({**header, "__metadata__": odd}).encode()
+        yield f"metadata {odd!r}", safetensors(noted, data), "object of strings"
     yield "name twice", raw("{", f"{{{json.dumps(first)}: {json.dumps(entry)}, "), "twice"
     yield "field twice", raw('"dtype": "F32"', '"dtype": "F16", "dtype": "F32"'), "twice"
     yield "metadata twice", raw("{", '{"__metadata__": {}, '), "twice"
