@@ -17,6 +17,7 @@ from motet_adapters.safetensors_file import SafetensorsFile
 
 from tests.support.adapter_files import random_adapter
 from tests.support.base_weights import RandomBase
+from tests.support.hostile_files import safetensors, taken_apart
 
 LIMITS = Limits()
 
@@ -32,6 +33,7 @@ class Readers:
         self._settings = parse_config(files.config_bytes, LIMITS)
         self._path.write_bytes(files.weights_bytes)
         self._tensors = SafetensorsFile.open(self._path, LIMITS).tensors
+        self._data = taken_apart(files.weights_bytes)[1]
 
     def read_header(self, data: bytes) -> bool:
         """As the weights file of an upload whose config is valid."""
@@ -45,6 +47,10 @@ class Readers:
             _require_presentable(error)
             return False
         return True
+
+    def read_header_text(self, text: bytes) -> bool:
+        """As the header's JSON alone, of the right length and with the data behind it."""
+        return self.read_header(safetensors(text, self._data))
 
     def read_config(self, data: bytes) -> bool:
         """As the config of an upload whose weights file is valid."""
@@ -60,7 +66,11 @@ class Readers:
         return True
 
     def by_name(self) -> dict[str, Callable[[bytes], bool]]:
-        return {"header": self.read_header, "config": self.read_config}
+        return {
+            "header": self.read_header,
+            "header-text": self.read_header_text,
+            "config": self.read_config,
+        }
 
 
 def _require_presentable(error: AdapterRefused) -> None:

@@ -16,7 +16,7 @@ from tests.fuzz.seeds import dictionary, seeds
 
 ROOT = Path(__file__).resolve().parents[2]
 FINDINGS = ROOT / ".cache" / "fuzz"
-READERS = ("header", "config")
+READERS = ("header", "header-text", "config")
 _MEMORY = Path("/dev/shm")
 
 

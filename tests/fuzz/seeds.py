@@ -13,19 +13,25 @@ _BASE = RandomBase.llama(layers=2, hidden=4, kv=2, ffn=6)
 
 
 def seeds(reader: str) -> list[bytes]:
-    """For "header" or "config". The first is valid; none is too large to be mutated quickly."""
-    of_header = reader == "header"
+    """For one of the `Readers`. The first is valid; none is too large to be mutated quickly."""
     valid = [
-        files.weights_bytes if of_header else files.config_bytes
-        for files in (
-            random_adapter(_BASE, rank=1),
-            random_adapter(_BASE, rank=2, dora=True, rslora=True, dtype=torch.bfloat16),
-            random_adapter(_BASE, targets=("down_proj",), dtype=torch.float16),
-            random_adapter(_BASE, config=_EVERY_KEY),
-        )
+        random_adapter(_BASE, rank=1),
+        random_adapter(_BASE, rank=2, dora=True, rslora=True, dtype=torch.bfloat16),
+        random_adapter(_BASE, targets=("down_proj",), dtype=torch.float16),
+        random_adapter(_BASE, config=_EVERY_KEY),
     ]
-    hostile = [case.weights if of_header else case.config for case in corpus().values()]
-    return [seed for seed in valid + hostile if len(seed) <= _MAX_BYTES]
+    hostile = corpus().values()
+    if reader == "config":
+        found = [files.config_bytes for files in valid] + [case.config for case in hostile]
+    else:
+        found = [files.weights_bytes for files in valid] + [case.weights for case in hostile]
+    if reader == "header-text":
+        found = [_header_text(weights) for weights in found]
+    return [seed for seed in found if len(seed) <= _MAX_BYTES]
+
+
+def _header_text(weights: bytes) -> bytes:
+    return weights[8 : 8 + int.from_bytes(weights[:8], "little")]
 
 
 def dictionary(reader: str) -> list[bytes]:

@@ -1,6 +1,6 @@
 """The fuzzed process, which libFuzzer ends without a word to Python; tests.fuzz.run starts it.
 
-python -m tests.fuzz.target header|config DIRECTORY LIBFUZZER_ARGUMENTS...
+python -m tests.fuzz.target READER DIRECTORY LIBFUZZER_ARGUMENTS...
 """
 
 import sys
