@@ -105,9 +105,12 @@ def _measure(
     with httpx.Client(base_url=server.url, timeout=_TIMEOUT_S) as client:
         size = _put(client, "warm", random_adapter(base, rank=options.rank, seed=0))
         _first_token(client, "warm")
-        alone = [
-            _upload(client, base, options.rank, seed) for seed in range(1, options.uploads + 1)
+        # Made beforehand: the client's arithmetic would slow the neighbours.
+        files = [
+            random_adapter(base, rank=options.rank, seed=seed)
+            for seed in range(1, 2 * options.uploads + 1)
         ]
+        alone = [_upload(client, files.pop()) for _ in range(options.uploads)]
         neighbours = []
         for index in range(options.neighbours):
             name = f"neighbour-{index}"
