@@ -12,12 +12,12 @@ import pytest
 from motet.database import database_file, open_database
 from motet.errors import InvalidSetting
 from motet.settings import Settings
-from motet.tenancy.tenants import Tenants
 from motet_database import Database, Legacy
 from motet_database.tables import adapters, blobs, keys, tenants, versions
 from sqlalchemy import select
 
 from tests.support.legacy_files import AdapterRow, write_registry, write_tenants
+from tests.support.tenants import owner_of, tenancy_of
 
 DIGEST = "a" * 64
 KEY, ADMIN = "motet_" + "k" * 43, "motet_" + "a" * 43
@@ -50,10 +50,11 @@ def settings(tmp_path: Path) -> Settings:
 
 def test_everything_is_carried_over(settings: Settings) -> None:
     with closing(open_database(settings)) as database:
-        known = Tenants(database)
-        assert known.authenticate(KEY) == "acme"
-        assert known.is_admin(ADMIN)
-        assert [(one.name, one.revoked) for one in known.list()] == [("acme", None), ("gone", 9)]
+        known = tenancy_of(database)
+        assert owner_of(known, KEY) == "acme"
+        assert known.ring.is_admin(ADMIN)
+        states = [(one.name, one.state, one.state_since) for one in known.tenants.list()]
+        assert states == [("acme", "active", 3), ("gone", "suspended", 9)]
         with database.read() as db:
             found = db.execute(
                 select(versions.c.tenant, versions.c.name, versions.c.digest, blobs.c.ranks)
@@ -84,9 +85,9 @@ def test_the_old_files_are_kept_under_another_name(settings: Settings) -> None:
 
 def test_what_was_revoked_since_does_not_come_back(settings: Settings) -> None:
     with closing(open_database(settings)) as database:
-        Tenants(database).revoke("acme")
+        tenancy_of(database).tenants.suspend("acme")
     with closing(open_database(settings)) as database:
-        assert Tenants(database).authenticate(KEY) is None
+        assert owner_of(tenancy_of(database), KEY) is None
 
 
 def test_killed_between_the_commit_and_the_renaming(settings: Settings) -> None:
@@ -111,7 +112,7 @@ def test_a_file_that_cannot_be_read_leaves_everything_as_it_was(settings: Settin
         open_database(settings)
     old.write_bytes(whole)
     with closing(open_database(settings)) as database:
-        assert Tenants(database).authenticate(KEY) == "acme"
+        assert owner_of(tenancy_of(database), KEY) == "acme"
         with database.read() as db:
             assert len(db.execute(select(versions)).all()) == 3
 
