@@ -89,7 +89,7 @@ def test_versions_are_published_listed_and_rolled_back(
     assert client.post(f"{PATH}/rollback", params={"version": "9"}).status_code == 404
     # Each change is in the audit log under the key that made it.
     (key,) = server.tenants.get("acme").key_ids
-    with server.tenancy.database.read() as db:
+    with server.store._registry._database.read() as db:
         rows = db.execute(
             select(audit.c.action, audit.c.actor).where(audit.c.subject == "one")
         ).all()
