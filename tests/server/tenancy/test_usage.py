@@ -70,7 +70,8 @@ def test_a_report_goes_on_over_many_pages(path: Path, tenancy: Tenancy) -> None:
         ]
         amounts = {"requests": 1, "prompt_tokens": 2, "completion_tokens": 3, "uploaded_bytes": 0}
         db.execute(insert(usage), [{**row, **amounts} for row in many])
-    assert len(rows(tenancy)) == len(set(tuple(map(str, row)) for row in rows(tenancy))) * 4 == 2400
+    assert len(rows(tenancy)) == 2400
+    assert len(set(rows(tenancy))) == 600  # each in four hours
     assert len(rows(tenancy, tenant="acme")) == 1200
     assert len(rows(tenancy, since=3600, until=3 * 3600)) == 1200
 
