@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import closing
 
 import pytest
-from motet.errors import QuotaExceeded
+from motet.errors import Forbidden, QuotaExceeded
 from motet.settings import Settings
 from motet.tenancy.tenancy import Tenancy
 from motet.tenancy.usage import Amount
@@ -104,6 +104,13 @@ def test_room_is_decided_on_the_rows(opened: Open) -> None:
     with pytest.raises(QuotaExceeded, match="keep 2 adapters"):
         ask(0)
     ask(0, is_new_name=False)
+    # An upload that was under way when its tenant was ended leaves nothing behind.
+    tenancy.tenants.suspend("acme")
+    with pytest.raises(Forbidden, match="suspended or deleted"):
+        ask(0, is_new_name=False)
+    tenancy.tenants.delete("acme")
+    with pytest.raises(Forbidden, match="suspended or deleted"):
+        ask(0)
 
 
 def test_deletion_takes_rows_of_adapters_along_and_leaves_others(opened: Open) -> None:

@@ -8,7 +8,7 @@ from motet_database import Database, record
 from motet_database.tables import adapters, blobs, quotas, tenants, versions
 from sqlalchemy import Connection, func, insert, select, update
 
-from motet.errors import QuotaExceeded, RequestRefused, TenantNotFound
+from motet.errors import Forbidden, QuotaExceeded, RequestRefused, TenantNotFound
 
 _MOST = 1 << 53  # what a JSON reader keeps exact
 
@@ -75,8 +75,12 @@ class Quotas:
     ) -> None:
         """Whether one more version may be stored, in the transaction that stores it.
 
-        source_bytes: of the new version; rank: its largest. Raises QuotaExceeded.
+        source_bytes: of the new version; rank: its largest. Raises QuotaExceeded, and Forbidden
+        for a tenant that was suspended or deleted while its upload was on its way.
         """
+        state = db.execute(select(tenants.c.state).where(tenants.c.id == tenant)).scalar()
+        if state not in (None, "active"):  # None: the tenant of a server without tenants
+            raise Forbidden("The tenant was suspended or deleted meanwhile; ask the operator.")
         quota = own_quota(db, tenant).over(self.default)
         if quota.max_rank is not None and rank > quota.max_rank:
             raise _over(f"The adapter's rank is {rank}; you may use ranks up to {quota.max_rank}.")

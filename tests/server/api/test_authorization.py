@@ -211,6 +211,14 @@ def test_every_route_is_classified(fresh: LiveServer) -> None:
     assert set(ROUTES) - found == set(), "these routes are gone"
 
 
+def test_a_route_that_nobody_classified_is_noticed(fresh: LiveServer) -> None:
+    fresh.app.add_api_route("/v1/forgotten", lambda: None)
+    try:
+        assert found_routes(fresh) - set(ROUTES) == {("GET", "/v1/forgotten")}
+    finally:
+        fresh.app.router.routes.pop()
+
+
 @pytest.mark.parametrize("who", CALLERS)
 @pytest.mark.parametrize("named", ROUTES, ids=" ".join)
 def test_who_may_do_what(fresh: LiveServer, named: tuple[str, str], who: str) -> None:

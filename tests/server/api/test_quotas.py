@@ -108,6 +108,23 @@ def test_what_was_reserved_and_not_used_is_given_back(server: LiveServer) -> Non
         assert int(left) == 700 - 4 * used
 
 
+def test_a_stream_has_the_headers_and_what_its_client_left_unread_is_given_back(
+    server: LiveServer,
+) -> None:
+    limit(server, tokens_per_minute=700)
+    server.engine.held.set()
+    with server.client("busy") as busy:
+        body = {**TEXT, "max_tokens": 300, "stream": True}
+        with busy.stream("POST", "/v1/completions", json=body) as reply:
+            assert reply.headers["x-ratelimit-remaining-tokens"] == str(700 - 310)
+        # The client has hung up before there was a token: nothing was used, nothing is counted.
+        assert eventually(
+            lambda: busy.get("/v1/models").headers["x-ratelimit-remaining-tokens"] == "700"
+        )
+    server.tenancy.try_flush()
+    assert [*server.tenancy.report.pages()] == []
+
+
 def test_what_is_too_large_for_a_minute_never_gets_through(server: LiveServer) -> None:
     limit(server, tokens_per_minute=45)
     with server.client("busy") as busy:
