@@ -208,7 +208,7 @@ def _by_window(gaps: list[tuple[float, float]], uploads: list[Upload]) -> dict[s
         for name, spans in windows.items()
     }
     busy = {gap for found in touched.values() for gap in found}
-    touched = {"quiet": [gap for gap in gaps if gap not in busy], **touched}
+    touched = {"quiet": [gap for gap in gaps if gap not in busy], **touched, "all of them": gaps}
     return {name: Gaps.of(found) for name, found in touched.items()}
 
 
