@@ -11,6 +11,7 @@ from motet_adapters.errors import (
     AdapterQuarantined,
     AdapterRefused,
     AdapterTooLarge,
+    BlobsUnavailable,
     ConditionFailed,
     InvalidName,
     StoreFull,
@@ -20,6 +21,7 @@ from motet_adapters.errors import (
 from motet_adapters.image import Entry, Image
 from motet_adapters.index import Lease
 from motet_adapters.limits import Limits
+from motet_adapters.origin import Origin
 from motet_adapters.residents import Slot
 from motet_adapters.staging import Staging
 from motet_adapters.store import AdapterStore
@@ -39,6 +41,7 @@ __all__ = [
     "Arena",
     "ArenaStats",
     "BaseWeights",
+    "BlobsUnavailable",
     "Condition",
     "ConditionFailed",
     "Entry",
@@ -46,6 +49,7 @@ __all__ = [
     "InvalidName",
     "Lease",
     "Limits",
+    "Origin",
     "Slot",
     "Staging",
     "StoreFull",

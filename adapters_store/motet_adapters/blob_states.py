@@ -1,11 +1,11 @@
 """What the database knows of stored bytes: whether they may be served, and when they were read."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from motet_database import Database, record
-from motet_database.tables import blobs
+from motet_database.tables import blobs, versions
 from sqlalchemy import Connection, RowMapping, select, update
 
 
@@ -39,6 +39,13 @@ class BlobStates:
         query = select(blobs.c.state).where(blobs.c.digest == digest)
         with self._database.read() as connection:
             return connection.execute(query).scalar() == "quarantined"
+
+    def remove_unnamed(self, digest: str, remove: Callable[[], None]) -> None:
+        """Call `remove` unless a version names the digest; none can come to while it runs."""
+        with self._database.write() as connection:
+            named = select(versions.c.number).where(versions.c.digest == digest).limit(1)
+            if connection.execute(named).first() is None:
+                remove()
 
     def quarantine(self, digests: Iterable[str], reason: str) -> None:
         """No change, and nothing in the audit log, for those that were not live."""

@@ -11,11 +11,15 @@ from collections.abc import Callable
 
 from motet_database import DatabaseFailure
 
-from motet_adapters.blob_states import BlobStates
+from motet_adapters.blob_states import Blob, BlobStates
 from motet_adapters.errors import AdapterLoadFailed, AdapterQuarantined
 from motet_adapters.quarantine import Quarantine
 from motet_adapters.source import Hashes, Pace, Source, at_once
 
+_ELSEWHERE = (
+    "The files of this adapter are not on this server. Several servers over one database need "
+    "blob_url, a place for the files that all of them reach."
+)
 _log = logging.getLogger(__name__)
 
 
@@ -23,7 +27,9 @@ class Checkup:
     """Thread-safe. `writer` is the store's lock on placing and removing sources.
 
     source: where a digest's files are. is_held: whether a name or a lease needs it.
-    on_quarantine: told of a digest that may no longer be served, under `writer`.
+    on_quarantine: told of a digest that may no longer be served. restore: puts good files of a
+    digest in place from where servers share them, if they can be had. may_be_elsewhere: files
+    that are missing may be on another server that writes to the same database.
     """
 
     def __init__(
@@ -33,13 +39,23 @@ class Checkup:
         writer: threading.Lock,
         is_held: Callable[[str], bool],
         on_quarantine: Callable[[str], None],
+        restore: Callable[[str], bool] | None = None,
+        *,
+        may_be_elsewhere: bool = False,
     ) -> None:
         self.states = states
         self._source = source
         self._writer = writer
         self._is_held = is_held
         self._on_quarantine = on_quarantine
+        self._restore = restore
+        self._may_be_elsewhere = may_be_elsewhere
         self.quarantine = Quarantine()
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other servers have files that this one lacks."""
+        return self._restore is not None or self._may_be_elsewhere
 
     def check_sizes(self) -> None:
         """Of everything that is named, reading nothing of it. At start, before anything is served.
@@ -50,11 +66,15 @@ class Checkup:
         for blob in self.states.all():
             if blob.is_quarantined:
                 self.quarantine.add(blob.digest)
-            elif self._source(blob.digest).num_bytes() != blob.num_bytes:
+            elif self._has_wrong_size(blob):
                 damaged.append(blob.digest)
         if damaged:
             with self._writer:
                 self._quarantine(damaged, "a file is missing or has another size")
+
+    def is_here(self, digest: str) -> bool:
+        """Whether this server has the files, good or bad."""
+        return self._source(digest).num_bytes() is not None
 
     def require_sound(self, digest: str) -> None:
         """Hashes it, unless this process has done so before. Raises AdapterQuarantined."""
@@ -64,13 +84,19 @@ class Checkup:
 
     def verify(self, digest: str, pace: Pace = at_once) -> Hashes:
         """Hashes all of it. Raises AdapterQuarantined, having quarantined it, where it differs."""
-        source = self._source(digest)
+        source, restore = self._source(digest), self._restore
         while True:
             stamp = source.stamp()
             found, reason = _hashed(source, pace)
             if found is not None and found.digest == digest:
                 self.quarantine.note_sound(digest)
                 return found
+            if restore is not None and self._is_held(digest):
+                is_restored, restore = restore(digest), None
+                if is_restored:
+                    continue
+            if self._may_be_elsewhere and not stamp:
+                raise AdapterLoadFailed(digest, _ELSEWHERE)
             with self._writer:
                 # A good upload may have replaced it while it was read.
                 if not self._is_held(digest):
@@ -93,6 +119,12 @@ class Checkup:
             self._on_quarantine(digest)
         elif self.quarantine.holds(digest):
             self.quarantine.release(digest)
+
+    def _has_wrong_size(self, blob: Blob) -> bool:
+        num_bytes = self._source(blob.digest).num_bytes()
+        if self._restore is not None or (num_bytes is None and self._may_be_elsewhere):
+            return False
+        return num_bytes != blob.num_bytes
 
     def _quarantine(self, digests: list[str], reason: str) -> None:
         for digest in digests:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from motet_adapters.durable import rename, sync_directory
+from motet_adapters.durable import rename, sync_directory, sync_file
 from motet_adapters.errors import StoreUnusable
 from motet_adapters.source import Source
 
@@ -92,6 +92,13 @@ class Disk:
                 return
             target.rename(source.directory.with_name("damaged"))
         rename(source.directory, target)
+
+    def restore_source(self, source: Source, digest: str) -> None:
+        """Put good files in place of missing or damaged ones, durably."""
+        for path in (source.config_path, source.weights_path):
+            sync_file(path)
+        sync_directory(source.directory)
+        self.place_source(Source(source.directory, digest), replace=True)
 
     def place_image(self, path: Path, digest: str) -> None:
         """Rename a written image into place, durably."""

@@ -97,6 +97,30 @@ class StoreFull(AdapterError):
         )
 
 
+class ImportRefused(AdapterError):
+    """A URL that adapters may not be imported from."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "import_refused", "url")
+
+
+class ImportFailed(AdapterError):
+    """An allowed URL where no adapter is, or none that can be read."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "import_failed", "url")
+
+
+class BlobsUnavailable(AdapterError):
+    """The shared store of adapter files does not answer. Nothing was changed."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The store of adapter files does not answer at the moment; try again shortly.",
+            "blobs_unavailable",
+        )
+
+
 class StoreUnusable(AdapterError):
     """The store can't be opened: another process holds it, or its registry is damaged."""
 

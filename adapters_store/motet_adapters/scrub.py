@@ -21,9 +21,13 @@ class _Ended(Exception):
 
 
 class Scrub:
-    """A thread that reads at most `bytes_per_s` from the disk."""
+    """A thread that reads at most `bytes_per_s` from the disk.
 
-    def __init__(self, checkup: Checkup, bytes_per_s: int) -> None:
+    only_here: files that are not on this server are another's, or a shared store's, to check.
+    """
+
+    def __init__(self, checkup: Checkup, bytes_per_s: int, *, only_here: bool = False) -> None:
+        self._only_here = only_here
         self._checkup = checkup
         self._bytes_per_s = bytes_per_s
         self._ended = threading.Event()
@@ -44,7 +48,10 @@ class Scrub:
         for blob in self._checkup.states.all():
             if self._ended.is_set() or (blob.checked is not None and blob.checked > due):
                 return
-            if not blob.is_quarantined:
+            # What lies with others only is not fetched to be read.
+            if not blob.is_quarantined and (
+                not self._only_here or self._checkup.is_here(blob.digest)
+            ):
                 self._check(blob.digest)
 
     def _check(self, digest: str) -> None:

@@ -36,6 +36,7 @@ from motet_adapters.index import Clock, Index, Lease
 from motet_adapters.limits import Limits
 from motet_adapters.matching import projections
 from motet_adapters.names import require_name
+from motet_adapters.origin import Origin
 from motet_adapters.registry import Registry, opening
 from motet_adapters.room import RequireRoom, all_the_room
 from motet_adapters.scrub import Scrub
@@ -43,6 +44,7 @@ from motet_adapters.source import Lowered, Source
 from motet_adapters.staging import Staging
 from motet_adapters.stored_weights import StoredWeights
 from motet_adapters.tags import require_tags
+from motet_adapters.upkeep import Upkeep
 
 MAX_VERSIONS = 10
 
@@ -55,6 +57,7 @@ class AdapterStore(Catalog):
     copies to a CUDA device. database: the caller's to close; None: a file of the store's own
     under `root`. changes: tells of what other processes change in that database; close it before
     the store. max_versions: kept of one name. require_room: asked before anything is published.
+    origin: where servers share the uploaded files; None: `root` alone has them.
     Raises StoreUnusable.
     """
 
@@ -73,6 +76,7 @@ class AdapterStore(Catalog):
         max_versions: int = MAX_VERSIONS,
         require_room: RequireRoom = all_the_room,
         clock: Clock = time.time,
+        origin: Origin | None = None,
     ) -> None:
         self._base = base
         self._dtype = dtype
@@ -80,6 +84,7 @@ class AdapterStore(Catalog):
         self._max_image_bytes = max_image_bytes
         self._host = HostCache(host_bytes)
         self._clock = clock
+        self._origin = origin
         self._on_removed: Callable[[str], None] = _nobody
         self._uploads = threading.Lock()
         writer = threading.Lock()
@@ -94,10 +99,18 @@ class AdapterStore(Catalog):
                 )
                 names = registry.everything()
             self._disk.belong_to(database.id, names_any=bool(names))
+            if origin is not None:
+                origin.belong_to(database.id, names_any=bool(names))
             index = Index(names, clock)
             super().__init__(registry, index, writer, self._collect)
             self._checkup = Checkup(
-                BlobStates(database), self._disk.source, writer, index.is_held, self._drop_image
+                BlobStates(database),
+                self._disk.source,
+                writer,
+                index.is_held,
+                self._drop_image,
+                None if origin is None else self._restored,
+                may_be_elsewhere=database.is_shared and origin is None,
             )
             self._weights = StoredWeights(index, self._disk.source, self._checkup)
             self._images = Images(
@@ -116,7 +129,7 @@ class AdapterStore(Catalog):
         except BaseException:
             self._close_files()
             raise
-        self._scrub: Scrub | None = None
+        self._threads: tuple[Scrub | Upkeep, ...] = ()
         self._disk.sweep(self._index.digests())
         self._collector = ThreadPoolExecutor(1, thread_name_prefix="motet-collector")
         if changes is not None:
@@ -181,6 +194,8 @@ class AdapterStore(Catalog):
             )
             # Outside the lock: it reads the whole source, if equal bytes were uploaded before.
             is_placed = self._disk.source(source.digest).is_intact()
+            if self._origin is not None:
+                self._origin.place(source)
             with self._writer:
                 return self._publish(
                     adapter, source, image_path, condition, actor=actor, replaces=not is_placed
@@ -228,15 +243,49 @@ class AdapterStore(Catalog):
         """Raises AdapterQuarantined for a digest known to be damaged. Reads memory only."""
         self._checkup.quarantine.require_free(digest)
 
-    def start_scrub(self, bytes_per_s: int) -> None:
-        """Hash everything again in the background, until `close`. Call it once."""
-        self._scrub = Scrub(self._checkup, bytes_per_s)
-        self._scrub.start()
+    def start_upkeep(self, scrub_bytes_per_s: int) -> None:
+        """Until `close`, in the background: hash everything again, delete what has expired, and
+        sweep what servers share. Call it once."""
+        only_here = self._checkup.is_shared
+        self._threads = (
+            Scrub(self._checkup, scrub_bytes_per_s, only_here=only_here),
+            Upkeep(self.expire, self.sweep_origin),
+        )
+        for thread in self._threads:
+            thread.start()
+
+    def sweep_origin(self) -> None:
+        """Remove files from where servers share them that no version names (any more), when they
+        are older than a commit can take. Raises BlobsUnavailable."""
+        if self._origin is not None:
+            self._origin.sweep(self._index.digests(), self._clock(), self._discard_from_origin)
+
+    def _discard_from_origin(self, digest: str) -> None:
+        origin = self._origin
+        assert origin is not None
+
+        def discard() -> None:
+            if origin.is_old(digest, self._clock()):
+                origin.discard(digest)
+
+        self._checkup.states.remove_unnamed(digest, discard)
+
+    def _restored(self, digest: str) -> bool:
+        """Whether good files of the digest came from the origin and are in place."""
+        assert self._origin is not None
+        with self.stage() as staging:
+            source = Source(staging.directory / "source", digest)
+            if not self._origin.fetch(digest, source.directory) or not source.is_intact():
+                return False
+            with self._writer, refusing_when_full():
+                if self._index.is_held(digest):
+                    self._disk.restore_source(source, digest)
+        return True
 
     def close(self) -> None:
         """Finish pending removals and let go of the directory. Idempotent."""
-        if self._scrub is not None:
-            self._scrub.close()
+        for thread in self._threads:
+            thread.close()
         self._collector.shutdown(wait=True)
         with self._writer:
             self._close_files()

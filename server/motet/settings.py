@@ -88,6 +88,13 @@ class Settings(BaseSettings):
         "Unset: a file in the data directory.",
     )
 
+    blob_url: str | None = Field(
+        None,
+        min_length=1,
+        description="Where several servers share the uploaded files, such as s3://bucket/prefix. "
+        "Unset: the data directory alone has them.",
+    )
+
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     admin_key: SecretStr | None = Field(

@@ -172,7 +172,7 @@ def test_the_scrub_keeps_to_its_rate(tmp_path: Path) -> None:
 def test_a_store_ends_while_it_scrubs(tmp_path: Path) -> None:
     store = opened(tmp_path)
     new_files().put(store)
-    store.start_scrub(1)  # a day for these bytes
+    store.start_upkeep(1)  # a day for these bytes
     store.close()
 
 

@@ -13,12 +13,13 @@ from fastapi import FastAPI
 from motet.api.app import build_app
 from motet.api.server import Server, listen
 from motet.api.service import ServedModel, Service
-from motet.database import database_file
+from motet.blobs import open_origin
+from motet.database import open_database
 from motet.settings import Settings
 from motet.tenancy.tenancy import Tenancy
 from motet.tenancy.tenants import Tenants
 from motet_adapters import AdapterStore, Limits
-from motet_database import ChangeFeed, Database
+from motet_database import ChangeFeed
 
 from tests.support.base_weights import RandomBase
 from tests.support.byte_tokenizer import ByteTokenizer
@@ -83,7 +84,7 @@ def live_server(
         **{"data_dir": directory, "port": 0, "admin_key": ADMIN_KEY, **settings}  # type: ignore[arg-type]
     )
     base = RandomBase.llama()
-    database = Database.at_path(database_file(directory))
+    database = open_database(chosen)
     feed = ChangeFeed(database)
     known = Tenancy(database, feed, chosen, window_s=window_s)
     store = AdapterStore(
@@ -95,6 +96,7 @@ def live_server(
         database=database,
         changes=feed,
         require_room=known.quotas.require_room,
+        origin=open_origin(chosen),
     )
     keys = {name: known.tenants.create(name)[1] for name in tenants}
     engine = engine or ScriptedEngine()

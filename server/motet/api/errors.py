@@ -11,7 +11,10 @@ from motet_adapters.errors import (
     AdapterQuarantined,
     AdapterRefused,
     AdapterTooLarge,
+    BlobsUnavailable,
     ConditionFailed,
+    ImportFailed,
+    ImportRefused,
     InvalidName,
     InvalidTag,
     StoreFull,
@@ -164,9 +167,12 @@ _KINDS: tuple[tuple[type[Exception], int, str, str | None], ...] = (
     (AdapterTooLarge, 413, _INVALID, None),
     (AdapterRefused, 422, _INVALID, None),
     (InvalidName, 400, _INVALID, None),
+    (ImportRefused, 403, "permission_error", None),
+    (ImportFailed, 422, _INVALID, None),
     (InvalidTag, 400, _INVALID, None),
     (StoreFull, 507, _SERVER, None),
     (DatabaseFull, 507, _SERVER, None),
+    (BlobsUnavailable, 503, _SERVER, None),
     (DatabaseUnavailable, 503, _SERVER, None),
 )
 _HEADERS: dict[type[Exception], dict[str, str]] = {
@@ -182,6 +188,7 @@ _RETRY_S: dict[type[Exception], float] = {
     EngineBusy: _BUSY_RETRY_S,
     TooManyUploads: _BUSY_RETRY_S,
     EngineStopped: _STOPPED_RETRY_S,
+    BlobsUnavailable: _BUSY_RETRY_S,
     DatabaseUnavailable: _BUSY_RETRY_S,
 }
 

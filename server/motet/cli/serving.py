@@ -101,7 +101,7 @@ def _open(
             raise
     except AdapterError as error:
         raise MotetError(error.message, error.code, error.param) from None
-    runtime.store.start_scrub(settings.scrub_bytes_per_s)
+    runtime.store.start_upkeep(settings.scrub_bytes_per_s)
     return runtime
 
 

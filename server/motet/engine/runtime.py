@@ -13,6 +13,7 @@ from motet_adapters.room import RequireRoom, all_the_room
 from motet_database import ChangeFeed, Database
 from motet_kernels import Ops, select_ops
 
+from motet.blobs import open_origin
 from motet.engine.base import Progress, QuantizedBase, open_base
 from motet.engine.engine import Engine
 from motet.engine.memory import default_kv_bytes
@@ -188,4 +189,5 @@ def _store(
         changes=changes,
         max_versions=settings.max_adapter_versions,
         require_room=require_room,
+        origin=open_origin(settings),
     )
