@@ -7,7 +7,7 @@ through the store, unless an earlier run has: that takes minutes. Then, alternat
 with all of them registered,
 - a process opens the base and then the store: the store's share in seconds and memory;
 - `motet serve` is started: seconds until it listens, its memory, and, over loopback, pages of the
-  list and the first token of an adapter that nobody has used.
+  list and the first token of the base or, with adapters, of one that is not on the device.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ def main() -> None:
     rounds: dict[str, list[dict[str, float]]] = {"empty": [], "full": []}
     for _ in range(options.rounds):
         for name, directory in (("empty", empty), ("full", full)):
-            rounds[name].append(_opened_by_a_process(directory) | _served(directory))
+            rounds[name].append(
+                _opened_by_a_process(directory) | _served(directory, options.adapters)
+            )
     result = {
         name: {key: statistics.median(one[key] for one in figures) for key in figures[0]}
         for name, figures in rounds.items()
@@ -119,27 +121,38 @@ def _opened_by_a_process(directory: Path) -> dict[str, float]:
     return figures
 
 
-def _served(directory: Path) -> dict[str, float]:
+def _served(directory: Path, num_adapters: int) -> dict[str, float]:
     with (
         motet_process(directory) as server,
         httpx.Client(base_url=server.url, timeout=60) as client,
     ):
         figures = {"start_s": server.startup_s, "resident_mib": server.resident_bytes() / _MIB}
         names = _names(client)
+        if len(names) not in (0, num_adapters):
+            raise RuntimeError(f"{len(names)} adapters are listed, not {num_adapters}")
         middle = names[len(names) // 2] if names else None
         for limit in (100, 1000):
             for place, after in (("first", None), ("middle", middle)):
                 params = {"limit": limit} | ({"after": after} if after else {})
                 figures[f"page_{limit}_{place}_ms"] = _milliseconds(_getter(client, params))
-        if names:
-            body = {"model": names[-1], "prompt": "A baker", "max_tokens": 1}
-            begun = time.monotonic()
-            client.post("/v1/completions", json=body).raise_for_status()
-            figures["cold_adapter_first_token_ms"] = (time.monotonic() - begun) * 1e3
-        else:
-            figures["cold_adapter_first_token_ms"] = float("nan")
+        figures["first_token_ms"] = (
+            _first_token(client, names[-1] if names else _base(client)) * 1e3
+        )
         figures["resident_after_mib"] = server.resident_bytes() / _MIB
         return figures
+
+
+def _first_token(client: httpx.Client, model: str) -> float:
+    """Seconds."""
+    body = {"model": model, "prompt": "A baker", "max_tokens": 1}
+    begun = time.monotonic()
+    client.post("/v1/completions", json=body).raise_for_status()
+    return time.monotonic() - begun
+
+
+def _base(client: httpx.Client) -> str:
+    name: str = client.get("/v1/models").raise_for_status().json()["data"][0]["id"]
+    return name
 
 
 def _names(client: httpx.Client) -> list[str]:
