@@ -13,6 +13,8 @@ from motet_adapters.errors import (
     AdapterTooLarge,
     BlobsUnavailable,
     ConditionFailed,
+    ImportFailed,
+    ImportRefused,
     InvalidName,
     StoreFull,
     StoreUnusable,
@@ -22,6 +24,7 @@ from motet_adapters.image import Entry, Image
 from motet_adapters.index import Lease
 from motet_adapters.limits import Limits
 from motet_adapters.origin import Origin
+from motet_adapters.prefixes import Prefixes
 from motet_adapters.residents import Slot
 from motet_adapters.staging import Staging
 from motet_adapters.store import AdapterStore
@@ -46,10 +49,13 @@ __all__ = [
     "ConditionFailed",
     "Entry",
     "Image",
+    "ImportFailed",
+    "ImportRefused",
     "InvalidName",
     "Lease",
     "Limits",
     "Origin",
+    "Prefixes",
     "Slot",
     "Staging",
     "StoreFull",

@@ -94,6 +94,12 @@ class Settings(BaseSettings):
         description="Where several servers share the uploaded files, such as s3://bucket/prefix. "
         "Unset: the data directory alone has them.",
     )
+    import_prefixes: str | None = Field(
+        None,
+        min_length=1,
+        description="URLs, separated by commas, from below which the operator may import adapters, "
+        "such as s3://bucket/trained or file:///srv/adapters. Unset: none.",
+    )
 
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")

@@ -21,6 +21,7 @@ from motet.api.body_limit import BodyLimit
 from motet.api.chat import chat_router
 from motet.api.completions import completions_router
 from motet.api.errors import refusal
+from motet.api.imports import imports_router
 from motet.api.lifecycle import Admission, Lifecycle
 from motet.api.metrics import Metrics
 from motet.api.models import models_router
@@ -96,6 +97,7 @@ def build_app(
         tenants_router,
         tenant_keys_router,
         quotas_router,
+        imports_router,
         records_router,
         system_router,
     ):

@@ -20,6 +20,10 @@ from motet.settings import Settings
 
 adapters = typer.Typer(help="Upload, list, remove and check adapters.", no_args_is_help=True)
 
+AdminKey = Annotated[
+    str | None,
+    typer.Option(envvar="MOTET_ADMIN_KEY", help="The admin key.", show_default=False),
+]
 Directory = Annotated[
     Path,
     typer.Argument(
@@ -51,6 +55,33 @@ def push(
     results().print(adapter_facts(adapter), markup=False)
     done = "would be accepted; nothing was published" if dry_run else "is published"
     say(remarks(), f"Adapter {target} {done}.")
+
+
+@adapters.command("import")
+def import_(
+    location: Annotated[
+        str,
+        typer.Argument(
+            metavar="LOCATION",
+            help="Directory of the two files as the server reaches it, such as "
+            "s3://bucket/trained/mine, below one of its import_prefixes.",
+        ),
+    ],
+    tenant: Annotated[str, typer.Option(help="Whose adapter it becomes.")],
+    name: Annotated[
+        str | None,
+        typer.Option(help="Its name. Unset: the last part of LOCATION.", show_default=False),
+    ] = None,
+    url: Url = DEFAULT_URL,
+    key: AdminKey = None,
+) -> None:
+    """Have the server fetch an adapter for a tenant. For the operator, with the admin key."""
+    target = name or location.rstrip("/").rpartition("/")[2]
+    path = f"/admin/tenants/{quote(tenant, safe='')}/adapters/{quote(target, safe='')}/import"
+    with Remote(url, key) as server:
+        adapter = server.call("POST", path, json={"url": location})
+    results().print(adapter_facts(adapter), markup=False)
+    say(remarks(), f"Adapter {target} of {tenant} is published.")
 
 
 @adapters.command("list")

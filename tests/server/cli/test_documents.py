@@ -31,7 +31,7 @@ def test_every_command_in_the_documents_exists(run, name):
     changes = ("create", "list", "rename", "suspend", "resume", "delete", "rotate")
     known |= {f"tenants {sub}" for sub in (*changes, "quota", "admin-key")}
     known |= {f"keys {sub}" for sub in ("create", "list", "rotate", "revoke")}
-    known |= {f"adapters {sub}" for sub in ("push", "list", "rm", "check")}
+    known |= {f"adapters {sub}" for sub in ("push", "import", "list", "rm", "check")}
     assert commands <= known
     for command in sorted(commands):
         assert run(*command.split(), "--help").exit_code == 0
