@@ -80,19 +80,20 @@ class Gate:
         self.require_admin(request)
 
     def _caller(self, request: Request) -> Caller:
+        key = _bearer(request)
+        # Before it is asked whether there are tenants: the key may be that of the first.
+        caller = None if key is None else self._ring.authenticate(key)
+        if caller is not None:
+            return caller
         if not self._ring.configured():
             self._require_local(request)
             return Caller(DEFAULT_TENANT, None, frozenset(SCOPES))
-        key = _bearer(request)
         if key is None:
             raise Unauthorized("Send your key, as Authorization: Bearer motet_...")
-        caller = self._ring.authenticate(key)
-        if caller is None:
-            raise Unauthorized(
-                "This key opens nothing: it is not known, has expired, was revoked or rotated, or "
-                "its tenant is suspended."
-            )
-        return caller
+        raise Unauthorized(
+            "This key opens nothing: it is not known, has expired, was revoked or rotated, or its "
+            "tenant is suspended."
+        )
 
     def _require_local(self, request: Request) -> None:
         # The start-up check cannot see a database that is removed under a running server.

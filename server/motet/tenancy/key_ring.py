@@ -46,11 +46,11 @@ class _KnownTenant:
 
 
 class KeyRing:
-    """Everything `authenticate` needs. Any thread may ask; `take_over` belongs to one at a time,
-    which the change feed sees to.
+    """Everything `authenticate` needs. Safe to use from any thread.
 
     Kept current by a change feed, made before this: then what another process changes counts as
-    soon as the feed has seen it.
+    soon as the feed has seen it. A key that was made a moment ago by the command line, beside a
+    file, is found at once: whoever made it uses it next.
     """
 
     def __init__(self, database: Database) -> None:
@@ -60,6 +60,8 @@ class KeyRing:
         self._last_used: dict[str, int] = {}
         self._used: dict[str, int] = {}  # not taken yet
         self._using = threading.Lock()
+        # From reading rows until they are in place: an older reading must not undo a newer one.
+        self._reading = threading.Lock()
         with database.read() as db:
             for id, tenant in _tenants(db, true()):
                 self._tenants[id] = tenant
@@ -67,7 +69,10 @@ class KeyRing:
                 self._keys[key.digest] = key
 
     def authenticate(self, key: str) -> Caller | None:
-        """Whose key this is; None unless it is a living key of an active tenant."""
+        """Whose key this is; None unless it is a living key of an active tenant.
+
+        Raises DatabaseUnavailable, for an unknown key beside a file.
+        """
         found = self._find(key)
         if found is None or found.tenant is None:
             return None
@@ -110,9 +115,17 @@ class KeyRing:
     def take_over(self, changes: Sequence[Change]) -> None:
         """Reads again whom the changes are about. Raises DatabaseUnavailable."""
         named = {each.tenant for each in changes if each.action.split(".")[0] in _OBJECTS}
-        with self._database.read() as db:
+        with self._reading, self._database.read() as db:
             for tenant in named:
                 self._read_again(db, tenant)
+
+    def _look_up(self, digest: bytes) -> _KnownKey | None:
+        """A key that memory does not hold; one short read."""
+        with self._reading, self._database.read() as db:
+            row = db.execute(select(keys.c.tenant).where(keys.c.digest == digest)).one_or_none()
+            if row is not None:
+                self._read_again(db, row.tenant)
+        return self._keys.get(digest)
 
     def _read_again(self, db: Connection, tenant: str | None) -> None:
         if tenant is not None:
@@ -133,8 +146,13 @@ class KeyRing:
 
     def _find(self, key: str) -> _KnownKey | None:
         digest = key_digest(key)
-        found = None if digest is None else self._keys.get(digest)
-        if digest is None or found is None or not same_key(digest, found.digest):
+        if digest is None:
+            return None
+        found = self._keys.get(digest)
+        # Not over a network: the event loop would wait, as often as a stranger likes.
+        if found is None and not self._database.is_shared:
+            found = self._look_up(digest)
+        if found is None or not same_key(digest, found.digest):
             return None
         return None if found.expires_at is not None and found.expires_at <= time.time() else found
 

@@ -53,6 +53,7 @@ CHAT = {"model": "mine", "messages": [{"role": "user", "content": "x"}], "n": 1}
 TENANT = "/admin/tenants/{name}"
 KEY = f"{TENANT}/keys"
 FILES = "/v1/adapters/{name}/files"
+IMPORTS = "file:///srv/nowhere"
 WEIGHTS = f"{FILES}/{WEIGHTS_FILE}"
 SHA256 = hashlib.sha256(random_adapter(RandomBase.llama()).weights_bytes).digest()
 # The file that the owner's adapter was made of.
@@ -109,6 +110,17 @@ ROUTES = {
     ("DELETE", f"{KEY}/{{key_id}}"): Route(OPERATOR),
     ("GET", f"{TENANT}/quota"): Route(OPERATOR),
     ("PATCH", f"{TENANT}/quota"): Route(OPERATOR, parts={"json": {"max_rank": 8}}),
+    # Refused because nothing is there, once the caller is known.
+    ("POST", f"{TENANT}/adapters/{{adapter}}/import"): Route(
+        OPERATOR,
+        done=422,
+        path="/admin/tenants/third/adapters/x/import",
+        parts={"json": {"url": f"{IMPORTS}/nothing"}},
+    ),
+    # Refused for the adapter's name, once the caller is known: there is nothing to import here.
+    ("POST", f"{TENANT}/adapters/{{adapter}}/import"): Route(
+        OPERATOR, done=400, path=f"{TENANT}/adapters/UPPER/import", parts={"json": {"url": "x"}}
+    ),
     ("GET", "/admin/usage"): Route(OPERATOR),
     ("GET", "/admin/audit"): Route(OPERATOR),
     ("GET", "/admin/metrics"): Route(OPERATOR),
@@ -125,7 +137,8 @@ def found_routes(server: LiveServer) -> set[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def used(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    with live_server(tmp_path_factory.mktemp("used"), tenants=TENANTS) as server:
+    directory = tmp_path_factory.mktemp("used")
+    with live_server(directory, tenants=TENANTS, import_prefixes=IMPORTS) as server:
         for name in ("owner", "other"):
             server.keys[name] = server.tenants.rotate(name, scopes=SCOPES)
         server.tenants.create("suspended")

@@ -59,6 +59,16 @@ def test_with_tenants_names_do_not_matter_and_keys_do(tenancy: Tenancy) -> None:
         gate(tenancy).tenant(request(host="127.0.0.1"))
 
 
+def test_the_first_tenants_key_is_its_own_from_the_first_request(
+    tenancy: Tenancy, tmp_path: Path
+) -> None:
+    """Also in the moment before the server has heard of the tenant: it is not the default one."""
+    with opened_tenancy(tmp_path / "motet.sqlite3") as beside:
+        key = beside.tenants.create("acme")[1]
+    asked = request(host="127.0.0.1", authorization=f"Bearer {key}")
+    assert gate(tenancy).tenant(asked) == "acme"
+
+
 @pytest.mark.parametrize(
     ("peer", "headers"),
     [

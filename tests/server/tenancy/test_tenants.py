@@ -180,6 +180,15 @@ def test_every_change_is_in_the_audit_log(tenancy: Tenancy) -> None:
     assert tenancy.audit.read(tenant="nobody") == []
 
 
+def test_a_key_made_beside_a_server_is_known_at_once(tenancy: Tenancy, path: Path) -> None:
+    with opened_tenancy(path) as beside:
+        key = beside.tenants.create("acme")[1]
+        assert owner_of(tenancy, key) == "acme"
+        assert owner_of(tenancy, beside.keys.create("acme")[1]) == "acme"
+        admin = beside.keys.new_admin_key()
+        assert tenancy.ring.is_admin(admin)
+
+
 def test_many_threads_may_ask_and_change(tenancy: Tenancy) -> None:
     keys: list[tuple[str, str]] = []
 
