@@ -117,10 +117,6 @@ ROUTES = {
         path="/admin/tenants/third/adapters/x/import",
         parts={"json": {"url": f"{IMPORTS}/nothing"}},
     ),
-    # Refused for the adapter's name, once the caller is known: there is nothing to import here.
-    ("POST", f"{TENANT}/adapters/{{adapter}}/import"): Route(
-        OPERATOR, done=400, path=f"{TENANT}/adapters/UPPER/import", parts={"json": {"url": "x"}}
-    ),
     ("GET", "/admin/usage"): Route(OPERATOR),
     ("GET", "/admin/audit"): Route(OPERATOR),
     ("GET", "/admin/metrics"): Route(OPERATOR),
