@@ -245,6 +245,11 @@ def _values(files: AdapterFiles) -> Iterator[_Case]:
         ("20,000 keys", {f"k{i}": 1 for i in range(20_000)}, "does not know"),
         ("1,025 rank patterns", {"rank_pattern": {f"m{i}": 4 for i in range(1025)}}, "limit"),
         ("30,000 layers", {"layers_to_transform": [*range(2, 30_000)]}, "No module"),
+        (
+            "20,000 layer patterns",
+            {"layers_to_transform": [0], "layers_pattern": ["a"] * 20_000},
+            "over the limit of 32",
+        ),
         ("negative layer", {"layers_to_transform": [-1]}, "whole number"),
         ("layer 2**64", {"layers_to_transform": 2**64}, "whole number"),
         ("true layer", {"layers_to_transform": [True]}, "whole number"),
