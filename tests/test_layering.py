@@ -29,10 +29,12 @@ ALLOWED: dict[str, set[str]] = {
     "motet": set(),
     "motet.errors": set(),
     "motet.settings": {"motet.errors"},
-    "motet.engine": PLAIN | LEAVES,
+    "motet.blobs": PLAIN | {"motet_adapters"},
+    "motet.engine": PLAIN | LEAVES | {"motet.blobs"},
     "motet.database": PLAIN | {"motet_database"},
     "motet.tenancy": PLAIN | {"motet_database"},
-    "motet.api": PLAIN | {"motet.tenancy", "motet.engine", "motet_adapters", "motet_database"},
+    "motet.api": PLAIN
+    | {"motet.blobs", "motet.tenancy", "motet.engine", "motet_adapters", "motet_database"},
     "motet.demo": PLAIN | {"motet.engine"},
     "motet.cli": PLAIN
     | LEAVES

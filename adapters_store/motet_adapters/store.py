@@ -26,6 +26,7 @@ from motet_adapters.blob_states import BlobStates
 from motet_adapters.catalog import Catalog
 from motet_adapters.checkup import Checkup
 from motet_adapters.condition import UNCONDITIONAL, Condition
+from motet_adapters.described import described
 from motet_adapters.disk import Disk
 from motet_adapters.durable import refusing_when_full
 from motet_adapters.errors import AdapterError, AdapterNotFound
@@ -34,12 +35,12 @@ from motet_adapters.image import Image
 from motet_adapters.images import Images
 from motet_adapters.index import Clock, Index, Lease
 from motet_adapters.limits import Limits
-from motet_adapters.matching import projections
 from motet_adapters.names import require_name
 from motet_adapters.origin import Origin
 from motet_adapters.registry import Registry, opening
 from motet_adapters.room import RequireRoom, all_the_room
 from motet_adapters.scrub import Scrub
+from motet_adapters.shared_files import SharedFiles
 from motet_adapters.source import Lowered, Source
 from motet_adapters.staging import Staging
 from motet_adapters.stored_weights import StoredWeights
@@ -84,7 +85,7 @@ class AdapterStore(Catalog):
         self._max_image_bytes = max_image_bytes
         self._host = HostCache(host_bytes)
         self._clock = clock
-        self._origin = origin
+        self._shared: SharedFiles | None = None
         self._on_removed: Callable[[str], None] = _nobody
         self._uploads = threading.Lock()
         writer = threading.Lock()
@@ -103,13 +104,18 @@ class AdapterStore(Catalog):
                 origin.belong_to(database.id, names_any=bool(names))
             index = Index(names, clock)
             super().__init__(registry, index, writer, self._collect)
+            states = BlobStates(database)
+            if origin is not None:
+                self._shared = SharedFiles(
+                    origin, self._disk, index, states, writer, stage=self.stage, clock=clock
+                )
             self._checkup = Checkup(
-                BlobStates(database),
+                states,
                 self._disk.source,
                 writer,
                 index.is_held,
                 self._drop_image,
-                None if origin is None else self._restored,
+                None if self._shared is None else self._shared.restore,
                 may_be_elsewhere=database.is_shared and origin is None,
             )
             self._weights = StoredWeights(index, self._disk.source, self._checkup)
@@ -156,7 +162,7 @@ class AdapterStore(Catalog):
         sorted_tags = require_tags(tags)
         condition.require(name, self._digest(tenant, name))
         source = _named(tenant, name, staging)
-        adapter = self._described(tenant, name, staging, source, self._lowered(source))
+        adapter = described(tenant, name, staging, self._lowered(source), self._clock())
         return replace(adapter, expires_at=expires_at, tags=sorted_tags)
 
     def put(
@@ -188,14 +194,14 @@ class AdapterStore(Catalog):
             with refusing_when_full():
                 self._images.write(image_path, lowered.image)
             adapter = replace(
-                self._described(tenant, name, staging, source, lowered),
+                described(tenant, name, staging, lowered, self._clock()),
                 expires_at=expires_at,
                 tags=sorted_tags,
             )
             # Outside the lock: it reads the whole source, if equal bytes were uploaded before.
             is_placed = self._disk.source(source.digest).is_intact()
-            if self._origin is not None:
-                self._origin.place(source)
+            if self._shared is not None:
+                self._shared.place(source)
             with self._writer:
                 return self._publish(
                     adapter, source, image_path, condition, actor=actor, replaces=not is_placed
@@ -249,38 +255,10 @@ class AdapterStore(Catalog):
         only_here = self._checkup.is_shared
         self._threads = (
             Scrub(self._checkup, scrub_bytes_per_s, only_here=only_here),
-            Upkeep(self.expire, self.sweep_origin),
+            Upkeep(self.expire, *(() if self._shared is None else (self._shared.sweep,))),
         )
         for thread in self._threads:
             thread.start()
-
-    def sweep_origin(self) -> None:
-        """Remove files from where servers share them that no version names (any more), when they
-        are older than a commit can take. Raises BlobsUnavailable."""
-        if self._origin is not None:
-            self._origin.sweep(self._index.digests(), self._clock(), self._discard_from_origin)
-
-    def _discard_from_origin(self, digest: str) -> None:
-        origin = self._origin
-        assert origin is not None
-
-        def discard() -> None:
-            if origin.is_old(digest, self._clock()):
-                origin.discard(digest)
-
-        self._checkup.states.remove_unnamed(digest, discard)
-
-    def _restored(self, digest: str) -> bool:
-        """Whether good files of the digest came from the origin and are in place."""
-        assert self._origin is not None
-        with self.stage() as staging:
-            source = Source(staging.directory / "source", digest)
-            if not self._origin.fetch(digest, source.directory) or not source.is_intact():
-                return False
-            with self._writer, refusing_when_full():
-                if self._index.is_held(digest):
-                    self._disk.restore_source(source, digest)
-        return True
 
     def close(self) -> None:
         """Finish pending removals and let go of the directory. Idempotent."""
@@ -329,25 +307,6 @@ class AdapterStore(Catalog):
     def _lowered(self, source: Source) -> Lowered:
         with self._uploads:
             return source.lower(self._base, self._dtype, self._limits, self._max_image_bytes)
-
-    def _described(
-        self, tenant: str, name: str, staging: Staging, source: Source, lowered: Lowered
-    ) -> Adapter:
-        return Adapter(
-            tenant=tenant,
-            name=name,
-            digest=source.digest,
-            kind=lowered.settings.kind,
-            ranks=tuple(sorted({found.rank for found in lowered.matches})),
-            matched=projections(lowered.matches),
-            num_parameters=lowered.num_parameters,
-            source_bytes=staging.num_bytes,
-            image_bytes=lowered.image.num_bytes,
-            created=int(self._clock()),
-            warnings=lowered.warnings,
-            weights_sha256=staging.weights_sha256,
-            weights_bytes=staging.weights_bytes,
-        )
 
     def _end_lease(self, digest: str) -> None:
         if self._index.end_lease(digest):

@@ -9,6 +9,7 @@ import fsspec
 import pytest
 import torch
 from motet_adapters import (
+    AdapterLoadFailed,
     AdapterQuarantined,
     AdapterStore,
     BlobsUnavailable,
@@ -103,10 +104,10 @@ def test_what_no_version_names_is_swept_when_it_is_old(tmp_path: Path, shared_ur
     kept = old_files().put(store, name="kept")
     new_files().put(store, name="deleted")
     store.delete("acme", "deleted")
-    store.sweep_origin()
+    store._shared.sweep()
     assert objects(shared_url) == [CONFIG_FILE, CONFIG_FILE, WEIGHTS_FILE, WEIGHTS_FILE]
     clock.now = time.time() + 601
-    store.sweep_origin()
+    store._shared.sweep()
     assert objects(shared_url) == [CONFIG_FILE, WEIGHTS_FILE]
     other = opened(tmp_path / "b", database, shared_url)
     assert other.image(kept.digest).digest == kept.digest
@@ -124,7 +125,7 @@ def test_another_server_s_upload_is_not_swept_before_it_is_known_here(
     second = opened(tmp_path / "b", database, shared_url)
     adapter = new_files().put(second)  # the first is not told: it has no feed here
     clock.now = time.time() + 601
-    first.sweep_origin()
+    first._shared.sweep()
     assert objects(shared_url) == [CONFIG_FILE, WEIGHTS_FILE]
     third = opened(tmp_path / "c", database, shared_url)
     assert third.image(adapter.digest).digest == adapter.digest
@@ -152,18 +153,43 @@ def test_a_shared_store_that_is_away_refuses_uploads_and_serves_on(
     database = Database.at_path(tmp_path / "motet.sqlite3")
     store = opened(tmp_path / "a", database, f"file://{tmp_path}/shared")
     adapter = old_files().put(store)
-    assert store._origin is not None
+    assert store._shared is not None
 
     def away(*_: object) -> None:
         raise ConnectionError("no route to host 10.0.0.1")
 
-    monkeypatch.setattr(store._origin._fs, "put_file", away)
+    monkeypatch.setattr(store._shared._origin._fs, "put_file", away)
     with pytest.raises(BlobsUnavailable) as refused:
         new_files().put(store)
     assert "10.0.0.1" not in refused.value.message
     assert store.get("acme", "one") == adapter
     assert store.image(adapter.digest).digest == adapter.digest
     store.close()
+    database.close()
+
+
+def test_without_a_place_for_the_files_another_server_s_are_not_called_damaged(
+    tmp_path: Path, postgresql_url: str
+) -> None:
+    database = Database.at_url(postgresql_url)
+
+    def opened_alone(root: Path) -> AdapterStore:
+        return AdapterStore(
+            root, BASE, dtype=torch.float32, limits=Limits(), host_bytes=1 << 20, database=database
+        )
+
+    first = opened_alone(tmp_path / "a")
+    adapter = new_files().put(first)
+    second = opened_alone(tmp_path / "b")
+    with pytest.raises(AdapterLoadFailed, match="blob_url") as failed:
+        second.image(adapter.digest)
+    assert not isinstance(failed.value, AdapterQuarantined)
+    assert first.image(adapter.digest).digest == adapter.digest
+    first.close()
+    second.close()
+    first = opened_alone(tmp_path / "a")
+    assert first.image(adapter.digest).digest == adapter.digest
+    first.close()
     database.close()
 
 

@@ -1,5 +1,6 @@
 import base64
 import hashlib
+import json
 
 import pytest
 
@@ -101,6 +102,19 @@ def test_an_empty_list_says_what_to_do(run):
     assert "motet adapters push DIR" in result.stderr
 
 
+def test_import_names_tenant_adapter_and_place(run, monkeypatch):
+    path = "POST /admin/tenants/acme/adapters/mine/import"
+    with scripted_server({path: (201, ADAPTER)}) as server:
+        monkeypatch.setenv("MOTET_ADMIN_KEY", "the-admin-key-of-the-tests")
+        url = "s3://bucket/trained/mine/"
+        result = run("adapters", "import", url, "--tenant", "acme", "--url", server.url)
+    assert result.exit_code == 0, result.output
+    (seen,) = server.seen
+    assert json.loads(seen.body) == {"url": url}
+    assert seen.headers["Authorization"] == "Bearer the-admin-key-of-the-tests"
+    assert "Adapter mine of acme is published." in result.stderr
+
+
 def test_rm_deletes_by_name(run):
     with scripted_server({"DELETE /v1/adapters/red": (204, "")}) as server:
         result = run("adapters", "rm", "red", "--url", server.url)
@@ -162,3 +176,25 @@ def test_no_directory_is_a_sentence(run, tmp_path):
     result = run("adapters", "push", tmp_path / "nothing")
     assert result.exit_code == 2
     assert "is no directory" in result.stderr
+
+
+def test_versions_are_a_table_with_the_served_one_marked(run):
+    data = [{**ADAPTER, "version": 2, "current": False}, {**ADAPTER, "version": 1, "current": True}]
+    with scripted_server({"GET /v1/adapters/red/versions": (200, {"data": data})}) as server:
+        result = run("adapters", "versions", "red", "--url", server.url)
+    newer, served = (line.split() for line in result.stdout.splitlines()[1:])
+    assert newer[:2] == ["2", "dora"]
+    assert served[:3] == ["*", "1", "dora"]
+
+
+def test_rollback_asks_for_a_version_or_for_the_one_before(run):
+    with scripted_server(
+        {"POST /v1/adapters/red/rollback": (200, {**ADAPTER, "version": 1})}
+    ) as server:
+        result = run("adapters", "rollback", "red", "--url", server.url)
+        run("adapters", "rollback", "red", "--version", "3", "--url", server.url)
+    assert result.stdout == "Adapter red serves version 1 again.\n"
+    assert [seen.path for seen in server.seen] == [
+        "/v1/adapters/red/rollback",
+        "/v1/adapters/red/rollback?version=3",
+    ]
