@@ -65,7 +65,15 @@ class RateLimited(MotetError):
     seconds; None: this request is over the limit by itself, and never gets through.
     """
 
-    def __init__(self, message: str, kind: str, retry_s: float | None) -> None:
-        super().__init__(message, "rate_limit_exceeded")
+    def __init__(
+        self,
+        message: str,
+        code: str | None = None,
+        param: str | None = None,
+        *,
+        kind: str = "requests",
+        retry_s: float | None = None,
+    ) -> None:
+        super().__init__(message, code, param)
         self.kind = kind
         self.retry_s = retry_s

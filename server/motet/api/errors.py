@@ -240,9 +240,8 @@ def _http_code(status: int) -> str:
 def _of_rate_limit(error: RateLimited) -> Refusal:
     """OpenAI's 429, whose type says what there was too much of."""
     headers = _FINAL if error.retry_s is None else {}
-    return Refusal(
-        429, error.kind, error.message, error.code, retry_s=error.retry_s, headers=headers
-    )
+    code = error.code or "rate_limit_exceeded"
+    return Refusal(429, error.kind, error.message, code, error.param, error.retry_s, headers)
 
 
 def _of_validation(error: RequestValidationError) -> Refusal:

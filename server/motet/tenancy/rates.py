@@ -43,8 +43,8 @@ class Rates:
             raise RateLimited(
                 f"Rate limit reached for concurrent requests: Limit {quota.max_concurrent}. "
                 "Please try again when one has ended.",
-                "requests",
-                _BUSY_RETRY_S,
+                kind="requests",
+                retry_s=_BUSY_RETRY_S,
             )
         self._under_way[tenant] = number + 1
         try:
@@ -87,8 +87,7 @@ class Rates:
             raise RateLimited(
                 f"Request too large for {kind} per min: Limit {amount}, Requested {cost}. Shorten "
                 "the prompt, or lower max_tokens or n.",
-                kind,
-                None,
+                kind=kind,
             )
         # A refused hit would count in a fixed window, and keep a busy client out for good.
         if not self._limiter.test(item, kind, tenant, cost=cost):
@@ -98,8 +97,8 @@ class Rates:
                 f"Rate limit reached for {kind} per min: Limit {amount}, Used "
                 f"{amount - max(stats.remaining, 0)}, Requested {cost}. Please try again in "
                 f"{duration(wait_s)}.",
-                kind,
-                wait_s,
+                kind=kind,
+                retry_s=wait_s,
             )
         self._limiter.hit(item, kind, tenant, cost=cost)
         return item
