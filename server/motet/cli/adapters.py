@@ -99,6 +99,39 @@ def list_(url: Url = DEFAULT_URL, key: Key = None) -> None:
 
 
 @adapters.command()
+def versions(
+    name: Annotated[str, typer.Argument(help="Name of the adapter.")],
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+) -> None:
+    """List the kept versions of an adapter, newest first; * marks the one served."""
+    with Remote(url, key) as server:
+        found = server.call("GET", f"{_path(name)}/versions")["data"]
+    table = Table("", "version", "kind", "ranks", "parameters", "bytes", "digest", box=None)
+    for version in found:
+        mark = "*" if version["current"] else ""
+        table.add_row(mark, str(version["version"]), *_row(version)[1:])
+    results().print(table, markup=False)
+
+
+@adapters.command()
+def rollback(
+    name: Annotated[str, typer.Argument(help="Name of the adapter.")],
+    version: Annotated[
+        int | None,
+        typer.Option(help="Version to serve. Unset: the one before.", show_default=False),
+    ] = None,
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+) -> None:
+    """Serve another kept version. Requests that run now finish on the one they began with."""
+    params = {} if version is None else {"version": version}
+    with Remote(url, key) as server:
+        served = server.call("POST", f"{_path(name)}/rollback", params=params)
+    say(results(), f"Adapter {name} serves version {served['version']} again.")
+
+
+@adapters.command()
 def rm(
     name: Annotated[str, typer.Argument(help="Name of the adapter.")],
     url: Url = DEFAULT_URL,
