@@ -7,6 +7,7 @@ the store says the same, serves exactly what is held, and holds nothing else on 
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,10 +17,10 @@ import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
-    Bundle,
     RuleBasedStateMachine,
     initialize,
     invariant,
+    precondition,
     rule,
     run_state_machine_as_test,
 )
@@ -48,8 +49,9 @@ MAX_VERSIONS = 3
 LIFETIME_S = 100
 HOST_BYTES = 3000
 
-TENANTS, NAMES = st.sampled_from("ab"), st.sampled_from("xy")
-NUMBERS = st.integers(1, 6)
+# Few places and numbers, so that most steps find something there.
+TENANTS, NAMES = st.sampled_from("ab"), st.just("x")
+MISSING = 99  # a number no version gets here
 Place = tuple[str, str]
 
 
@@ -96,11 +98,10 @@ def delete_from(names: Names, place: Place, number: int) -> None:
 
 
 class Model(RuleBasedStateMachine):
-    leases = Bundle("leases")
-
     directory: Path
     numbers: Iterator[int]
     digests: tuple[str, ...]
+    done: Counter[str]  # what was done, where there was something to do
 
     @initialize()
     def begin(self) -> None:
@@ -108,6 +109,7 @@ class Model(RuleBasedStateMachine):
         self.clock = Clock()
         self.names: Names = {}
         self.held: list[Lease] = []
+        self.age = 0  # in steps
         self.open()
 
     def open(self) -> None:
@@ -135,56 +137,76 @@ class Model(RuleBasedStateMachine):
     def put(self, tenant: str, name: str, upload: int, ends: bool) -> None:
         self.drop_expired((tenant, name))
         end = int(self.clock.now) + LIFETIME_S if ends else None
+        self.done["put"] += 1
         self.publish(self.store, tenant, name, upload, end)
         put_into(self.names, (tenant, name), upload, end)
 
-    @rule(tenant=TENANTS, name=NAMES, upload=st.integers(0, 3), expected=st.integers(0, 3))
-    def replace_if(self, tenant: str, name: str, upload: int, expected: int) -> None:
+    @precondition(lambda self: self.any_served())
+    @rule(data=st.data(), upload=st.integers(0, 3), is_other=st.booleans())
+    def replace_if(self, data: st.DataObject, upload: int, is_other: bool) -> None:
         """If-Match: only what serves that upload is replaced."""
-        condition = Condition(match=frozenset({self.digests[expected]}))
-        if self.served(tenant, name) == expected:
-            self.publish(self.store, tenant, name, upload, None, condition)
-            put_into(self.names, (tenant, name), upload, None)
+        tenant, name = data.draw(st.sampled_from(self.any_served()))
+        served = self.served(tenant, name)
+        assert served is not None
+        expected = self.digests[(served + is_other) % 4]
+        condition = Condition(match=frozenset({expected}))
+        if is_other:
+            with pytest.raises(ConditionFailed):
+                self.publish(self.store, tenant, name, upload, None, condition)
             return
-        with pytest.raises(ConditionFailed):
-            self.publish(self.store, tenant, name, upload, None, condition)
+        self.done["replace"] += 1
+        self.publish(self.store, tenant, name, upload, None, condition)
+        put_into(self.names, (tenant, name), upload, None)
 
-    @rule(tenant=TENANTS, name=NAMES, number=NUMBERS)
-    def roll_back(self, tenant: str, name: str, number: int) -> None:
-        if self.served(tenant, name) is None:
-            with pytest.raises(AdapterNotFound):
-                self.store.roll_back(tenant, name, number)
-            return
+    @precondition(lambda self: self.any_served())
+    @rule(data=st.data())
+    def roll_back(self, data: st.DataObject) -> None:
+        tenant, name = data.draw(st.sampled_from(self.any_served()))
         known = self.names[tenant, name]
-        if number not in known.versions or self.is_over(known.versions[number][1]):
+        number = data.draw(st.sampled_from([*known.versions, MISSING]))
+        if number == MISSING or self.is_over(known.versions[number][1]):
             with pytest.raises(VersionNotFound):
                 self.store.roll_back(tenant, name, number)
             return
+        self.done["roll back"] += known.current != number
         assert self.store.roll_back(tenant, name, number).number == number
         known.current = number
 
-    @rule(tenant=TENANTS, name=NAMES)
-    def delete(self, tenant: str, name: str) -> None:
-        if self.served(tenant, name) is None:
-            with pytest.raises(AdapterNotFound):
-                self.store.delete(tenant, name)
-            return
-        self.store.delete(tenant, name)
-        del self.names[tenant, name]
+    @precondition(lambda self: self.any_served())
+    @rule(data=st.data())
+    def delete(self, data: st.DataObject) -> None:
+        place = data.draw(st.sampled_from(self.any_served()))
+        self.done["delete"] += 1
+        self.store.delete(*place)
+        del self.names[place]
 
-    @rule(tenant=TENANTS, name=NAMES, number=NUMBERS)
-    def delete_version(self, tenant: str, name: str, number: int) -> None:
-        if self.served(tenant, name) is None:
-            with pytest.raises(AdapterNotFound):
-                self.store.delete_version(tenant, name, number)
-            return
-        known = self.names[tenant, name]
-        if number not in known.versions:
+    @precondition(lambda self: self.any_served())
+    @rule(data=st.data())
+    def delete_version(self, data: st.DataObject) -> None:
+        tenant, name = data.draw(st.sampled_from(self.any_served()))
+        number = data.draw(st.sampled_from([*self.names[tenant, name].versions, MISSING]))
+        if number == MISSING:
             with pytest.raises(VersionNotFound):
                 self.store.delete_version(tenant, name, number)
             return
+        self.done["delete version"] += 1
         self.store.delete_version(tenant, name, number)
         self.take_out(tenant, name, number)
+
+    @rule(tenant=TENANTS, name=NAMES)
+    def miss(self, tenant: str, name: str) -> None:
+        """What is not there, or has ended, is not found by anything."""
+        if self.served(tenant, name) is not None:
+            name = "nobodys"
+        for ask in (
+            self.store.get,
+            self.store.lease,
+            self.store.versions,
+            self.store.roll_back,
+            self.store.delete,
+        ):
+            with pytest.raises(AdapterNotFound):
+                ask(tenant, name)
 
     def take_out(self, tenant: str, name: str, number: int) -> None:
         known = self.names[tenant, name]
@@ -194,24 +216,26 @@ class Model(RuleBasedStateMachine):
         if was_current and alive:
             known.current = max(alive)
 
-    @rule(tenant=TENANTS)
-    def delete_tenant(self, tenant: str) -> None:
+    @precondition(lambda self: self.names)
+    @rule(data=st.data())
+    def delete_tenant(self, data: st.DataObject) -> None:
+        tenant = data.draw(st.sampled_from(sorted({owner for owner, _ in self.names})))
+        self.done["delete tenant"] += 1
         self.store.delete_tenant(tenant)
         for place in [place for place in self.names if place[0] == tenant]:
             del self.names[place]
 
-    @rule(target=leases, tenant=TENANTS, name=NAMES)
-    def lease(self, tenant: str, name: str) -> Lease | None:
-        upload = self.served(tenant, name)
-        if upload is None:
-            with pytest.raises(AdapterNotFound):
-                self.store.lease(tenant, name)
-            return None
-        lease = self.store.lease(tenant, name)
+    @precondition(lambda self: self.any_served())
+    @rule(data=st.data())
+    def lease(self, data: st.DataObject) -> None:
+        place = data.draw(st.sampled_from(self.any_served()))
+        lease = self.store.lease(*place)
+        upload = self.served(*place)
+        assert upload is not None
         assert lease.adapter.digest == self.digests[upload]
+        self.done["lease"] += 1
         self.held.append(lease)
         self.run_on(lease.adapter.digest)
-        return lease
 
     def run_on(self, digest: str) -> None:
         """One step on the device."""
@@ -221,19 +245,22 @@ class Model(RuleBasedStateMachine):
             time.sleep(0.0005)
         self.arena.release(slot)
 
-    @rule(lease=leases)
-    def release(self, lease: Lease | None) -> None:
-        if lease is not None:
-            lease.release()
-            if lease in self.held:
-                self.held.remove(lease)
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        lease = self.held.pop(data.draw(st.integers(0, len(self.held) - 1)))
+        lease.release()
+        self.done["last use ends"] += lease.adapter.digest not in self.in_use()
 
-    @rule(seconds=st.sampled_from([1, LIFETIME_S // 2, LIFETIME_S]))
+    @rule(seconds=st.sampled_from([1, LIFETIME_S]))
     def time_passes(self, seconds: int) -> None:
         self.clock.now += seconds
 
     @rule()
     def sweep(self) -> None:
+        self.done["sweep"] += any(
+            self.is_over(end) for known in self.names.values() for _, end in known.versions.values()
+        )
         self.store.expire()
         for place, known in list(self.names.items()):
             if self.served(*place) is None:
@@ -243,8 +270,11 @@ class Model(RuleBasedStateMachine):
                 if self.is_over(end):
                     del known.versions[number]
 
+    # Rarely, or no lease would live to see the end of what it holds.
+    @precondition(lambda self: self.age % 8 == 7)
     @rule()
     def restart(self) -> None:
+        self.done["restart"] += 1
         self.close()
         self.open()
 
@@ -296,6 +326,7 @@ class Model(RuleBasedStateMachine):
         if not agree(self.store, self.digests, self.visible(self.names)):
             self.names = after
         assert status in (0, 9)
+        self.done["crash"] += status == 9
         if status == 0:
             assert agree(self.store, self.digests, self.visible(after))
             self.names = after
@@ -312,6 +343,18 @@ class Model(RuleBasedStateMachine):
         config, weights = UPLOADS[upload]
         how = {"expires_at": end, "condition": condition or Condition()}
         put_bytes(store, config, weights, tenant, name, **how)
+
+    def any_served(self) -> list[Place]:
+        return sorted(place for place in self.names if self.served(*place) is not None)
+
+    def in_use(self) -> set[str]:
+        """Digests that a version or a lease holds."""
+        named = {
+            self.digests[upload]
+            for known in self.names.values()
+            for upload, _ in known.versions.values()
+        }
+        return named | {lease.adapter.digest for lease in self.held}
 
     def is_over(self, end: int | None) -> bool:
         return end is not None and end <= self.clock.now
@@ -340,14 +383,9 @@ class Model(RuleBasedStateMachine):
         if not hasattr(self, "store"):
             return
         assert agree(self.store, self.digests, self.visible(self.names))
-        held = {
-            *(lease.adapter.digest for lease in self.held),
-            *(
-                self.digests[upload]
-                for known in self.names.values()
-                for upload, _ in known.versions.values()
-            ),
-        }
+        self.done["step"] += 1
+        self.age += 1
+        held = self.in_use()
         eventually_on_disk(self.root, held)
         for digest in held:
             assert self.store.image(digest).digest == digest
@@ -425,10 +463,23 @@ def test_model(tmp_path: Path) -> None:
     Model.digests = tuple(put_bytes(store, *upload).digest for upload in UPLOADS)
     store.close()
     Model.directory = tmp_path
+    Model.done = Counter()
     Model.numbers = iter(range(10_000))
     try:
         run_state_machine_as_test(
-            Model, settings=settings(max_examples=20, stateful_step_count=40, deadline=None)
+            Model,
+            settings=settings(
+                max_examples=16,
+                stateful_step_count=50,
+                deadline=None,
+                derandomize=True,
+                database=None,
+            ),
         )
     finally:
         torch.set_num_threads(num_threads)
+    # Not only steps, but each kind of them, and each with something to do.
+    assert Model.done["step"] >= 500, Model.done
+    kinds = ("put", "replace", "roll back", "delete", "delete version", "delete tenant", "lease")
+    for kind in (*kinds, "crash", "restart"):
+        assert Model.done[kind] >= 1, (kind, Model.done)
