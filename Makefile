@@ -6,6 +6,7 @@
 # make bench-peers     vLLM's CPU build for it, in an environment of its own
 # make bench-kernels   benchmarks/kernels.py, with ARGS
 # make bench-report    docs/performance.md from what they wrote with --json
+# make fuzz      fuzz the readers of uploads for SECONDS=600
 # make images    the container images; needs buildah
 
 PYTHON ?= python3
@@ -13,19 +14,21 @@ VENV := .venv
 BIN := $(VENV)/bin
 SANITIZED := $(CURDIR)/build/sanitized
 ARGS ?=
+SECONDS ?= 600
 
 # Stamps live inside the environment, so that removing it removes them.
 MADE := $(VENV)/.made
 TO_SERVE := $(VENV)/.installed-to-serve
 TO_DEVELOP := $(VENV)/.installed-to-develop
 PEERS := .venv-peers
+TO_FUZZ := $(VENV)/.installed-to-fuzz
 
 # Where they cannot be compiled it says why, and torch serves.
 MAKE_KERNELS = echo "Compiling the native CPU kernels (once; half a minute)"; \
     $(BIN)/python -m motet_kernels.cpu.build || true
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint sanitize bench bench-peers bench-kernels bench-report images
+.PHONY: help serve test lint sanitize bench bench-peers bench-kernels bench-report fuzz images
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -71,6 +74,9 @@ $(PEERS)/.installed: benchmarks/peers.txt
 	$(PEERS)/bin/python -m pip uninstall -y torchvision torchaudio torchcodec
 	@touch $@
 
+fuzz: $(TO_FUZZ)
+	$(BIN)/python -m tests.fuzz.run $(SECONDS)
+
 images:
 	docker/build.sh $(ARGS)
 
@@ -92,3 +98,9 @@ $(TO_DEVELOP): pyproject.toml | $(MADE)
 	@$(BIN)/python -m pip install -e '.[dev]'
 	@$(MAKE_KERNELS)
 	@touch $@ $(TO_SERVE)
+
+# Apart from the rest: atheris has no wheel for every Python.
+$(TO_FUZZ): pyproject.toml | $(TO_DEVELOP)
+	@echo "Installing the fuzzer into $(VENV)"
+	@$(BIN)/python -m pip install -e '.[dev,fuzz]'
+	@touch $@

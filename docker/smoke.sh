@@ -70,7 +70,7 @@ grep 'No tenant is configured' "$work/log" || fail "it did not say that a tenant
 
 echo "== with a tenant"
 key=$(inside motet tenants create smoke 2> "$work/log") || fail "no tenant could be created"
-[ -s "$work/data/tenants.sqlite" ] || fail "the tenant is not in the directory given as /data"
+[ -s "$work/data/motet.sqlite3" ] || fail "the tenant is not in the directory given as /data"
 touch "$work/started"
 begun=$(date +%s)
 inside motet serve > "$work/log" 2>&1 &

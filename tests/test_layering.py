@@ -21,18 +21,24 @@ ROOT = Path(__file__).parents[1]
 
 # Which parts each part may import, besides itself and what is not ours.
 PLAIN = {"motet.settings", "motet.errors"}
-LEAVES = {"motet_kernels", "motet_adapters"}
+LEAVES = {"motet_kernels", "motet_adapters", "motet_database"}
 ALLOWED: dict[str, set[str]] = {
     "motet_kernels": set(),
-    "motet_adapters": set(),
+    "motet_database": set(),
+    "motet_adapters": {"motet_database"},
     "motet": set(),
     "motet.errors": set(),
     "motet.settings": {"motet.errors"},
-    "motet.engine": PLAIN | LEAVES,
-    "motet.tenancy": PLAIN,
-    "motet.api": PLAIN | {"motet.tenancy", "motet.engine", "motet_adapters"},
+    "motet.blobs": PLAIN | {"motet_adapters"},
+    "motet.engine": PLAIN | LEAVES | {"motet.blobs"},
+    "motet.database": PLAIN | {"motet_database"},
+    "motet.tenancy": PLAIN | {"motet_database"},
+    "motet.api": PLAIN
+    | {"motet.blobs", "motet.tenancy", "motet.engine", "motet_adapters", "motet_database"},
     "motet.demo": PLAIN | {"motet.engine"},
-    "motet.cli": PLAIN | LEAVES | {"motet.tenancy", "motet.engine", "motet.api", "motet.demo"},
+    "motet.cli": PLAIN
+    | LEAVES
+    | {"motet.database", "motet.tenancy", "motet.engine", "motet.api", "motet.demo"},
 }
 
 # Files that may import late, each for a reason no import at the top can serve.
@@ -43,7 +49,7 @@ MAY_IMPORT_LATE = {
 
 MAX_LINES = 350
 VAGUE_NAMES = {"util", "utils", "common", "helper", "helpers", "misc"}
-PACKAGES = {"motet", "motet_adapters", "motet_kernels"}
+PACKAGES = {"motet", "motet_adapters", "motet_database", "motet_kernels"}
 
 # Home directories and named temporary files: they exist on one machine only.
 MACHINE_PATH = re.compile(
@@ -170,6 +176,8 @@ ENGINE, CLI = "server/motet/engine/x.py", "server/motet/cli/x.py"
         (imports_are_allowed, "server/motet/tenancy/x.py", "from motet_adapters import Limits"),
         (imports_are_allowed, "server/motet/errors.py", "from motet.settings import Settings"),
         (imports_are_allowed, "kernels/motet_kernels/x.py", "import motet_adapters.image"),
+        (imports_are_allowed, "kernels/motet_kernels/x.py", "import motet_database"),
+        (imports_are_allowed, "adapters_store/motet_database/x.py", "import motet_adapters.image"),
         (imports_are_allowed, "adapters_store/motet_adapters/x.py", "import motet.errors"),
         (imports_are_allowed, "server/motet/novelty/x.py", ""),
         (imports_are_at_the_top, CLI, "def f():\n    import torch"),

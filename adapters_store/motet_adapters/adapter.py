@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Adapter:
-    """What a name of a tenant points at. Two adapters are the same exactly when `digest` is."""
+    """One version of a name of a tenant. Two adapters serve the same exactly when `digest` is."""
 
     tenant: str
     name: str
@@ -17,4 +17,14 @@ class Adapter:
     num_parameters: int
     source_bytes: int  # the two uploaded files
     image_bytes: int  # on the device, for the base and dtype it was last lowered for
-    created: int  # unix seconds at which this name was last pointed at this digest
+    created: int  # unix seconds at which this version was published
+    number: int = 1  # of the version: 1, 2, ... within the name, never used again
+    expires_at: int | None = None  # unix seconds from which on it is not served
+    tags: tuple[str, ...] = ()  # distinct, sorted
+    warnings: tuple[str, ...] = ()  # sentences for the uploader
+    # Of the weights file alone. None: a row of Motet 0.1 that no scrub has read yet.
+    weights_sha256: str | None = None  # 64 hex digits
+    weights_bytes: int | None = None
+
+    def has_expired(self, now: float) -> bool:
+        return self.expires_at is not None and self.expires_at <= now

@@ -1,8 +1,8 @@
 """The device tier: a byte budget of resident adapters, with pins, loads off the engine thread.
 
 Threads. `acquire`, `release` and `close` belong to the engine thread, which alone decides what is
-evicted. Loader threads fetch an image, copy it into a region set aside for it, and publish the
-slot when the copy is complete. `stats` may be called from anywhere.
+evicted for another. Loader threads fetch an image, copy it into a region set aside for it, and
+publish the slot when the copy is complete. `stats` and `drop` may be called from anywhere.
 
 The first load of a digest takes two trips to a loader thread, because its size is learnt from its
 image; later ones take one. Between the trips nothing is reserved, so an abandoned load costs
@@ -70,6 +70,7 @@ class Arena:
         self._residents = Residents(num_bytes // _REGION_ALIGNMENT * _REGION_ALIGNMENT, num_slots)
         self._sizes: dict[str, int] = {}
         self._loading: set[str] = set()
+        self._dropped: set[str] = set()  # of those that are loading
         self._failures: dict[str, str] = {}
         self._num_loads = self._num_failures = self._num_evictions = self._num_hits = 0
         self._lock = threading.Lock()
@@ -90,6 +91,7 @@ class Arena:
                 return resident.slot
             if digest in self._failures:
                 raise AdapterLoadFailed(digest, self._failures.pop(digest))
+            self._dropped.discard(digest)
             if digest not in self._loading:
                 self._start(digest)
             return None
@@ -98,6 +100,17 @@ class Arena:
         """Undo one `acquire`. Raises ValueError when there is none to undo."""
         with self._lock:
             self._residents.unpin(slot)
+
+    def drop(self, digest: str) -> None:
+        """The adapter was deleted and nobody leases it: its room is free now, or as soon as the
+        last step that runs it, or the load on its way, has ended. Asked for again, it is loaded
+        again."""
+        with self._lock:
+            self._residents.drop(digest)
+            self._failures.pop(digest, None)
+            self._sizes.pop(digest, None)
+            if digest in self._loading:
+                self._dropped.add(digest)
 
     def stats(self) -> ArenaStats:
         with self._lock:
@@ -138,7 +151,9 @@ class Arena:
         image = self._attempt(digest, lambda: self._images(digest))
         with self._lock:
             self._loading.discard(digest)
-            if image is not None:
+            if self._was_dropped(digest):
+                self._failures.pop(digest, None)
+            elif image is not None:
                 self._sizes[digest] = aligned(image.num_bytes, _REGION_ALIGNMENT)
         self._on_ready()
 
@@ -146,12 +161,21 @@ class Arena:
         slot = self._attempt(digest, lambda: self._copied(digest, place, copy))
         with self._lock:
             self._loading.discard(digest)
-            if slot is None:
+            is_dropped = self._was_dropped(digest)
+            if is_dropped:
+                self._failures.pop(digest, None)
+            if slot is None or is_dropped:
                 self._residents.give_back(place)
             else:
                 self._residents.add(slot, place)
                 self._num_loads += 1
         self._on_ready()
+
+    def _was_dropped(self, digest: str) -> bool:
+        """Whether nobody has asked for it since it was deleted. Asked once."""
+        was_dropped = digest in self._dropped
+        self._dropped.discard(digest)
+        return was_dropped
 
     def _copied(self, digest: str, place: Place, copy: DeviceCopy) -> Slot:
         image = self._images(digest)

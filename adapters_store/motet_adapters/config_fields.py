@@ -10,6 +10,8 @@ from motet_adapters.targets import TargetSpec
 
 _T = TypeVar("_T")
 _MAX_LAYER = 1 << 16
+# Each may have to be looked for in each module of the base; models have one or two such lists.
+_MAX_LAYERS_PATTERNS = 32
 
 
 class Fields:
@@ -115,6 +117,12 @@ class Fields:
             return ()
         if not isinstance(value, list):
             raise AdapterRefused("layers_pattern is not a name or a list.", "layers_pattern")
+        if len(value) > _MAX_LAYERS_PATTERNS:
+            raise AdapterRefused(
+                f"layers_pattern has {len(value)} names, over the limit of "
+                f"{_MAX_LAYERS_PATTERNS}. Keep those of the base's lists of layers.",
+                "layers_pattern",
+            )
         for name in value:
             if not isinstance(name, str) or "." in name or not is_plain_name(name):
                 raise AdapterRefused(

@@ -1,7 +1,8 @@
 """The store's directory. Every name in it is a digest or random; none comes from a user.
 
+database-id                which database says what here is named and what is left over
 lock                       held while a process has the store open
-registry.sqlite3           tenant and name -> digest
+motet.sqlite3              tenant and name -> digest, unless the server's database holds them
 sources/DIGEST/            the two uploaded files
 images/DIGEST.TAG          derived; TAG stands for base and dtype
 staging/RANDOM/            uploads on their way in; emptied at every start
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from motet_adapters.durable import rename, sync_directory
+from motet_adapters.durable import rename, sync_directory, sync_file
 from motet_adapters.errors import StoreUnusable
 from motet_adapters.source import Source
 
@@ -29,7 +30,9 @@ class Disk:
         self._sources = root / "sources"
         self._images = root / "images"
         self._tag = hashlib.sha256(f"{fingerprint} {dtype}".encode()).hexdigest()[:16]
-        self.registry = root / "registry.sqlite3"
+        self._database_id = root / "database-id"
+        self.database = root / "motet.sqlite3"
+        self.old_registry = root / "registry.sqlite3"  # of Motet 0.1
         for directory in (self.staging, self._sources, self._images):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         # What is placed in them later is only as durable as they are.
@@ -42,6 +45,32 @@ class Disk:
 
     def image_path(self, digest: str) -> Path:
         return self._images / f"{digest}.{self._tag}"
+
+    def belong_to(self, database_id: str, *, names_any: bool) -> None:
+        """Remember the database whose word `sweep` will take, durably.
+
+        Raises StoreUnusable if another one was remembered, or none and what lies here can't be
+        this one's: sweeping would then lose adapters.
+        """
+        try:
+            known = self._database_id.read_text(encoding="ascii")
+        except FileNotFoundError:
+            known = "" if any(self._sources.iterdir()) and not names_any else database_id
+            if known:
+                self._remember(known)
+        if known != database_id:
+            raise StoreUnusable(
+                "The adapters stored in this directory belong to another database. Use that one, "
+                "or move the directory away to begin with none."
+            )
+
+    def _remember(self, database_id: str) -> None:
+        path = self.staging / "database-id"
+        with path.open("w", encoding="ascii") as file:
+            file.write(database_id)
+            file.flush()
+            os.fsync(file.fileno())
+        rename(path, self._database_id)
 
     def sweep(self, live: set[str]) -> None:
         """Remove what a crash left behind, what no name holds, and images of another base."""
@@ -63,6 +92,13 @@ class Disk:
                 return
             target.rename(source.directory.with_name("damaged"))
         rename(source.directory, target)
+
+    def restore_source(self, source: Source, digest: str) -> None:
+        """Put good files in place of missing or damaged ones, durably."""
+        for path in (source.config_path, source.weights_path):
+            sync_file(path)
+        sync_directory(source.directory)
+        self.place_source(Source(source.directory, digest), replace=True)
 
     def place_image(self, path: Path, digest: str) -> None:
         """Rename a written image into place, durably."""

@@ -42,6 +42,15 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+def sync_file(path: Path) -> None:
+    """Make the bytes of a file that somebody else wrote durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def rename(source: Path, target: Path) -> None:
     """Rename and make the new name durable. `source`'s own contents must be synced already."""
     os.rename(source, target)

@@ -1,13 +1,19 @@
 """The registry's rows in memory, with the leases: what requests read, never waiting on a disk."""
 
 import threading
+import time
+from bisect import bisect_left, bisect_right, insort
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from types import TracebackType
 
 from motet_adapters.adapter import Adapter
 from motet_adapters.errors import AdapterNotFound
+from motet_adapters.versions import Versions
+
+Clock = Callable[[], float]
+"""Unix seconds."""
 
 
 class Lease:
@@ -39,18 +45,30 @@ class Lease:
 
 
 class Index:
-    """Names of each tenant, and which names and leases hold each digest. Thread-safe."""
+    """Names of each tenant, and which versions and leases hold each digest. Thread-safe.
 
-    def __init__(self, adapters: list[Adapter]) -> None:
-        self._tenants: dict[str, dict[str, Adapter]] = {}
+    A name whose current version has expired is not found, though its digests stay held until the
+    registry has let go of it.
+    """
+
+    def __init__(self, names: Iterable[Versions], clock: Clock = time.time) -> None:
+        self._clock = clock
+        self._tenants: dict[str, dict[str, Versions]] = {}
+        self._order: dict[str, list[str]] = {}  # tenant -> its names, sorted
         self._names: dict[str, set[tuple[str, str]]] = {}  # digest -> (tenant, name)
+        self._weights: dict[tuple[str, str], Counter[str]] = {}  # tenant, weights -> digests
         self._leases: Counter[str] = Counter()  # digest -> leases; no zeros
         self._lock = threading.Lock()
-        for adapter in adapters:
-            self._add(adapter)
+        for versions in names:
+            self._add(versions)
+
+    def __len__(self) -> int:
+        """Names of all tenants."""
+        with self._lock:
+            return sum(len(names) for names in self._tenants.values())
 
     def digests(self) -> set[str]:
-        """Of all names."""
+        """Of all versions."""
         with self._lock:
             return set(self._names)
 
@@ -58,46 +76,71 @@ class Index:
         with self._lock:
             return self._is_held(digest)
 
-    def get(self, tenant: str, name: str) -> Adapter:
+    def get(self, tenant: str, name: str) -> Versions:
         """Raises AdapterNotFound: the same for another tenant's adapter as for none."""
         with self._lock:
             return self._get(tenant, name)
 
-    def find(self, tenant: str, name: str) -> Adapter | None:
+    def page(self, tenant: str, after: str | None, limit: int | None) -> tuple[list[Adapter], bool]:
+        """What up to `limit` names after `after` serve, by name, and whether more follow."""
+        now = self._clock()
+        page: list[Adapter] = []
         with self._lock:
-            return self._tenants.get(tenant, {}).get(name)
+            names, order = self._tenants.get(tenant, {}), self._order.get(tenant, [])
+            start = 0 if after is None else bisect_right(order, after)
+            for position in range(start, len(order)):
+                adapter = names[order[position]].current
+                if adapter.has_expired(now):
+                    continue
+                if len(page) == limit:
+                    return page, True
+                page.append(adapter)
+        return page, False
 
-    def list(self, tenant: str) -> list[Adapter]:
+    def names(self, tenant: str) -> list[str]:
+        """Those expired, too."""
         with self._lock:
-            names = self._tenants.get(tenant, {})
-            return [names[name] for name in sorted(names)]
+            return [*self._order.get(tenant, ())]
 
-    def put(self, adapter: Adapter) -> None:
-        """Point the name at the adapter, whatever it pointed at before."""
-        with self._lock:
-            if adapter.name in self._tenants.get(adapter.tenant, {}):
-                self._remove(adapter.tenant, adapter.name)
-            self._add(adapter)
+    def with_weights(self, tenant: str, weights_sha256: str) -> list[str]:
+        """Digests of this tenant's versions that have this weights file.
 
-    def remove(self, tenant: str, name: str) -> None:
-        """Raises AdapterNotFound."""
+        What others own is not even looked at: no time taken tells of it.
+        """
         with self._lock:
-            self._remove(tenant, name)
+            return [*self._weights.get((tenant, weights_sha256), ())]
+
+    def note(self, tenant: str, name: str, versions: Versions | None) -> list[str]:
+        """The name now stands for that, or for nothing; the digests that nothing holds any more."""
+        with self._lock:
+            before = self._remove(tenant, name)
+            if versions is not None:
+                self._add(versions)
+            return [digest for digest in before if not self._is_held(digest)]
 
     def set_image_bytes(self, digest: str, image_bytes: int) -> bool:
-        """Whether any name of the digest said otherwise."""
+        """Whether any version of the digest said otherwise."""
         is_changed = False
+
+        def corrected(version: Adapter) -> Adapter:
+            nonlocal is_changed
+            if version.digest != digest or version.image_bytes == image_bytes:
+                return version
+            is_changed = True
+            return replace(version, image_bytes=image_bytes)
+
         with self._lock:
             for tenant, name in self._names.get(digest, ()):
-                adapter = self._tenants[tenant][name]
-                is_changed |= adapter.image_bytes != image_bytes
-                self._tenants[tenant][name] = replace(adapter, image_bytes=image_bytes)
+                found = self._tenants[tenant][name]
+                self._tenants[tenant][name] = Versions(
+                    corrected(found.current), tuple(corrected(one) for one in found.all)
+                )
         return is_changed
 
     def lease(self, tenant: str, name: str, on_release: Callable[[str], None]) -> Lease:
         """Look up and hold in one step. `on_release(digest)` runs when the lease ends."""
         with self._lock:
-            adapter = self._get(tenant, name)
+            adapter = self._get(tenant, name).current
             self._leases[adapter.digest] += 1
         return Lease(adapter, on_release)
 
@@ -112,21 +155,47 @@ class Index:
     def _is_held(self, digest: str) -> bool:
         return digest in self._names or digest in self._leases
 
-    def _get(self, tenant: str, name: str) -> Adapter:
-        adapter = self._tenants.get(tenant, {}).get(name)
-        if adapter is None:
+    def _get(self, tenant: str, name: str) -> Versions:
+        found = self._tenants.get(tenant, {}).get(name)
+        if found is None or found.current.has_expired(self._clock()):
             raise AdapterNotFound(name)
-        return adapter
+        return found
 
-    def _add(self, adapter: Adapter) -> None:
-        self._tenants.setdefault(adapter.tenant, {})[adapter.name] = adapter
-        self._names.setdefault(adapter.digest, set()).add((adapter.tenant, adapter.name))
+    def _add(self, versions: Versions) -> None:
+        tenant, name = versions.tenant, versions.name
+        self._tenants.setdefault(tenant, {})[name] = versions
+        insort(self._order.setdefault(tenant, []), name)
+        for version in versions.all:
+            self._names.setdefault(version.digest, set()).add((tenant, name))
+            if version.weights_sha256 is not None:
+                of_weights = self._weights.setdefault((tenant, version.weights_sha256), Counter())
+                of_weights[version.digest] += 1
 
-    def _remove(self, tenant: str, name: str) -> None:
-        adapter = self._get(tenant, name)
-        del self._tenants[tenant][name]
-        if not self._tenants[tenant]:
-            del self._tenants[tenant]
-        self._names[adapter.digest].discard((tenant, name))
-        if not self._names[adapter.digest]:
-            del self._names[adapter.digest]
+    def _remove(self, tenant: str, name: str) -> set[str]:
+        """What the name stood for is forgotten; its digests."""
+        found = self._tenants.get(tenant, {}).pop(name, None)
+        if found is None:
+            return set()
+        order = self._order[tenant]
+        del order[bisect_left(order, name)]
+        if not order:
+            del self._order[tenant], self._tenants[tenant]
+        for version in found.all:
+            self._forget_weights(version)
+        digests = {version.digest for version in found.all}
+        for digest in digests:
+            self._names[digest].discard((tenant, name))
+            if not self._names[digest]:
+                del self._names[digest]
+        return digests
+
+    def _forget_weights(self, version: Adapter) -> None:
+        if version.weights_sha256 is None:
+            return
+        place = (version.tenant, version.weights_sha256)
+        of_weights = self._weights[place]
+        of_weights[version.digest] -= 1
+        if not of_weights[version.digest]:
+            del of_weights[version.digest]
+        if not of_weights:
+            del self._weights[place]

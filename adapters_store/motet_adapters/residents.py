@@ -34,6 +34,7 @@ class Resident:
     pins: int = 0
     last_used: int = 0  # a tick of `Residents`, not a time
     was_acquired: bool = False
+    is_leaving: bool = False  # nobody will ask for it again: evicted with its last pin
 
 
 class Residents:
@@ -66,12 +67,24 @@ class Residents:
         resident.was_acquired = True
         self._touch(resident)
 
+    def drop(self, digest: str) -> None:
+        """Evict it now, or when its last pin goes. No change where it is not resident."""
+        resident = self._by_digest.get(digest)
+        if resident is None:
+            return
+        resident.is_leaving = True
+        if not resident.pins:
+            self._evict(resident)
+
     def unpin(self, slot: Slot) -> None:
         """Raises ValueError for a slot that is not resident, or not pinned."""
         resident = self._by_digest.get(slot.digest)
         if resident is None or resident.slot is not slot or not resident.pins:
             raise ValueError(f"slot {slot.index} is released more often than it was acquired")
         resident.pins -= 1
+        if resident.is_leaving and not resident.pins:
+            self._evict(resident)
+            return
         self._touch(resident)
 
     def add(self, slot: Slot, place: Place) -> None:
@@ -88,8 +101,7 @@ class Residents:
         if leaving is None:
             return None
         for resident in leaving:
-            del self._by_digest[resident.slot.digest]
-            self.give_back(resident.place)
+            self._evict(resident)
         region = self._free.take(num_bytes)
         if region is None:
             raise AssertionError("evictions were chosen to make this room")
@@ -100,6 +112,10 @@ class Residents:
     def give_back(self, place: Place) -> None:
         self._free.give(place.region)
         self._free_indices.append(place.index)
+
+    def _evict(self, resident: Resident) -> None:
+        del self._by_digest[resident.slot.digest]
+        self.give_back(resident.place)
 
     def _touch(self, resident: Resident) -> None:
         self._tick += 1

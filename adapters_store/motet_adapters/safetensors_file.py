@@ -56,7 +56,7 @@ class SafetensorsFile:
                 raise _damaged("its header ends after the file does")
             text = file.read(length)
         header = parse_object(text, f"The header of {WEIGHTS_FILE}", WEIGHTS_FILE)
-        header.pop("__metadata__", None)
+        _require_notes(header.pop("__metadata__", {}))
         tensors = {name: _stored(name, field, start) for name, field in header.items()}
         _require_contiguous(tensors, start, size)
         return cls(path, tensors)
@@ -80,6 +80,14 @@ def _read_into(descriptor: int, target: memoryview) -> int:
             break
         done += count
     return done
+
+
+def _require_notes(metadata: object) -> None:
+    """Nothing reads them, but the library refuses a file in which they are anything but text."""
+    if not isinstance(metadata, dict) or not all(
+        isinstance(text, str) for text in metadata.values()
+    ):
+        raise _damaged("its __metadata__ is not an object of strings")
 
 
 def _stored(name: str, field: object, start: int) -> StoredTensor:

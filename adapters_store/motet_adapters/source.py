@@ -1,6 +1,7 @@
 """The uploaded files, byte for byte, and their identity."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,13 @@ from motet_adapters.matching import Match, match
 from motet_adapters.safetensors_file import SafetensorsFile
 
 _CHUNK_BYTES = 1 << 20
+
+Pace = Callable[[int], None]
+"""Told of each chunk that was read; may wait, to spare the disk."""
+
+
+def at_once(_num_bytes: int) -> None:
+    """No waiting."""
 
 
 def digest_of(config: bytes, weights_sha256: bytes) -> str:
@@ -39,6 +47,16 @@ class Lowered:
     matches: list[Match]
     image: Image
     num_parameters: int
+    warnings: tuple[str, ...] = ()  # sentences for the uploader
+
+
+@dataclass(frozen=True)
+class Hashes:
+    """What all bytes of a source come to."""
+
+    digest: str
+    weights_sha256: str  # 64 hex digits
+    weights_bytes: int
 
 
 @dataclass(frozen=True)
@@ -56,16 +74,37 @@ class Source:
     def weights_path(self) -> Path:
         return self.directory / WEIGHTS_FILE
 
-    def is_intact(self) -> bool:
-        """Whether the files are there and still hash to the digest. Reads all of them."""
+    def num_bytes(self) -> int | None:
+        """Of both files together; None where one is missing. Reads neither."""
         try:
-            weights = hashlib.sha256()
-            with self.weights_path.open("rb") as file:
+            return self.config_path.stat().st_size + self.weights_path.stat().st_size
+        except FileNotFoundError:
+            return None
+
+    def stamp(self) -> tuple[tuple[int, int], ...]:
+        """Differs from an earlier one when the files were replaced in between."""
+        found = [path.stat() for path in (self.config_path, self.weights_path) if path.exists()]
+        return tuple((file.st_ino, file.st_mtime_ns) for file in found)
+
+    def hashes(self, pace: Pace = at_once) -> Hashes | None:
+        """Of the files as they are; None where one is missing. Reads all of them, and calls
+        `pace` with the number of bytes after each chunk."""
+        weights, num_bytes = hashlib.sha256(), 0
+        try:
+            with self.weights_path.open("rb", buffering=0) as file:
                 while chunk := file.read(_CHUNK_BYTES):
                     weights.update(chunk)
-            return digest_of(self.config_path.read_bytes(), weights.digest()) == self.digest
+                    num_bytes += len(chunk)
+                    pace(len(chunk))
+            digest = digest_of(self.config_path.read_bytes(), weights.digest())
         except FileNotFoundError:
-            return False
+            return None
+        return Hashes(digest, weights.hexdigest(), num_bytes)
+
+    def is_intact(self) -> bool:
+        """Whether the files are there and still hash to the digest. Reads all of them."""
+        found = self.hashes()
+        return found is not None and found.digest == self.digest
 
     def lower(
         self, base: BaseWeights, dtype: torch.dtype, limits: Limits, max_image_bytes: int | None

@@ -33,15 +33,35 @@ class Staging:
             self.directory = _new_directory(parent)
         self._config = bytearray()
         self._weights = hashlib.sha256()
+        self._weights_bytes = 0
         self._descriptors: dict[str, int] = {}
-        self._num_bytes = 0
         self._source: Source | None = None
         self._is_closed = False
 
     @property
     def num_bytes(self) -> int:
         """Bytes written so far, both files together."""
-        return self._num_bytes
+        return len(self._config) + self._weights_bytes
+
+    @property
+    def weights_sha256(self) -> str:
+        """Of the weights written so far, 64 hex digits."""
+        return self._weights.hexdigest()
+
+    @property
+    def weights_bytes(self) -> int:
+        """Of the weights written so far."""
+        return self._weights_bytes
+
+    def received(self, filename: str) -> int:
+        """Bytes of one file written so far."""
+        return len(self._config) if filename == CONFIG_FILE else self._weights_bytes
+
+    def sha256(self, filename: str) -> str:
+        """Of one file's bytes written so far, 64 hex digits."""
+        if filename == CONFIG_FILE:
+            return hashlib.sha256(self._config).hexdigest()
+        return self._weights.hexdigest()
 
     def write(self, filename: str, chunk: bytes) -> None:
         """Append to one of the two files.
@@ -49,18 +69,30 @@ class Staging:
         Raises AdapterRefused for any other name, AdapterTooLarge at the first byte over a limit,
         StoreFull, and RuntimeError after the upload was checked or published.
         """
-        if self._source is not None or self._is_closed:
-            raise RuntimeError("this upload is complete; stage a new one")
+        self._require_open()
         if filename not in (CONFIG_FILE, WEIGHTS_FILE):
             raise refuse_foreign_name(filename, quoted(filename))
         self._require_room(filename, len(chunk))
         with refusing_when_full():
             write_all(self._descriptor(filename), chunk)
-        self._num_bytes += len(chunk)
         if filename == CONFIG_FILE:
             self._config += chunk
         else:
             self._weights.update(chunk)
+            self._weights_bytes += len(chunk)
+
+    def restart(self, filename: str) -> None:
+        """Forget what was written of one file. Raises RuntimeError as `write` does."""
+        self._require_open()
+        descriptor = self._descriptors.get(filename)
+        if descriptor is None:
+            return
+        os.ftruncate(descriptor, 0)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        if filename == CONFIG_FILE:
+            self._config.clear()
+        else:
+            self._weights, self._weights_bytes = hashlib.sha256(), 0
 
     def finish(self) -> Source:
         """Make the files durable and name them by their digest. Idempotent.
@@ -99,6 +131,10 @@ class Staging:
     ) -> None:
         self.close()
 
+    def _require_open(self) -> None:
+        if self._source is not None or self._is_closed:
+            raise RuntimeError("this upload is complete; stage a new one")
+
     def _require_room(self, filename: str, num_bytes: int) -> None:
         limits = self._limits
         if filename == CONFIG_FILE and len(self._config) + num_bytes > limits.max_config_bytes:
@@ -107,7 +143,7 @@ class Staging:
                 "wrote, without additions.",
                 CONFIG_FILE,
             )
-        if self._num_bytes + num_bytes > limits.max_upload_bytes:
+        if self.num_bytes + num_bytes > limits.max_upload_bytes:
             raise AdapterTooLarge(
                 f"The upload is over {limits.max_upload_bytes} bytes. Save the adapter in "
                 "bfloat16, train it with a smaller rank, or ask for a larger limit.",

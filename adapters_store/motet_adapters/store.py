@@ -1,54 +1,65 @@
 """Bytes in, leased adapters out.
 
-Threads: every method of AdapterStore may be called from any thread. `get`, `list`, `lease` and
-`Lease.release` read memory only and never wait on a disk, so an event loop may call them. `put`,
-`check`, `delete` and `image` do disk work and, the first two and sometimes the last, arithmetic.
-A Staging belongs to one thread at a time.
+Threads: every method of AdapterStore may be called from any thread. `get`, `versions`, `page`,
+`list`, `lease`, `has_weights` and `Lease.release` read memory only and never wait on a disk, so an
+event loop may call them. All others do disk work and `put`, `check` and sometimes `image`
+arithmetic. A Staging belongs to one thread at a time.
 
 Locks, in the order they may be taken: an upload lock (one lowering at a time bounds memory) or a
 digest's loading lock; then the writer lock (renames and the registry); then the index's own.
 """
 
-import logging
-import sqlite3
 import threading
 import time
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+from motet_database import Change, ChangeFeed, Database, Legacy
 
 from motet_adapters.adapter import Adapter
 from motet_adapters.base_weights import BaseWeights
+from motet_adapters.blob_states import BlobStates
+from motet_adapters.catalog import Catalog
+from motet_adapters.checkup import Checkup
+from motet_adapters.condition import UNCONDITIONAL, Condition
+from motet_adapters.described import described
 from motet_adapters.disk import Disk
 from motet_adapters.durable import refusing_when_full
-from motet_adapters.errors import AdapterError, AdapterLoadFailed
+from motet_adapters.errors import AdapterError, AdapterNotFound
 from motet_adapters.host_cache import HostCache
 from motet_adapters.image import Image
-from motet_adapters.image_file import ImageDamaged, read_image, write_image
-from motet_adapters.index import Index, Lease
+from motet_adapters.images import Images
+from motet_adapters.index import Clock, Index, Lease
 from motet_adapters.limits import Limits
-from motet_adapters.matching import projections
 from motet_adapters.names import require_name
-from motet_adapters.registry import Registry
+from motet_adapters.origin import Origin
+from motet_adapters.registry import Registry, opening
+from motet_adapters.room import RequireRoom, all_the_room
+from motet_adapters.scrub import Scrub
+from motet_adapters.shared_files import SharedFiles
 from motet_adapters.source import Lowered, Source
 from motet_adapters.staging import Staging
+from motet_adapters.stored_weights import StoredWeights
+from motet_adapters.tags import require_tags
+from motet_adapters.upkeep import Upkeep
 
-_NUM_LOADING_LOCKS = 16
-# Limits are for uploads: what was accepted stays served when they are lowered later.
-_STORED = Limits(
-    max_upload_bytes=1 << 62, max_config_bytes=1 << 62, max_header_bytes=1 << 30, max_rank=1 << 30
-)
-_log = logging.getLogger(__name__)
+MAX_VERSIONS = 10
 
 
-class AdapterStore:
+class AdapterStore(Catalog):
     """Sources and images under `root`, for one base and one dtype of A, B and gain.
 
     host_bytes: memory for images on the host. max_image_bytes: the device's budget for adapters;
     a larger adapter is refused at upload. pin_memory: read images into page-locked memory, for
-    copies to a CUDA device. Raises StoreUnusable.
+    copies to a CUDA device. database: the caller's to close; None: a file of the store's own
+    under `root`. changes: tells of what other processes change in that database; close it before
+    the store. max_versions: kept of one name. require_room: asked before anything is published.
+    origin: where servers share the uploaded files; None: `root` alone has them.
+    Raises StoreUnusable.
     """
 
     def __init__(
@@ -61,140 +72,241 @@ class AdapterStore:
         host_bytes: int,
         max_image_bytes: int | None = None,
         pin_memory: bool = False,
+        database: Database | None = None,
+        changes: ChangeFeed | None = None,
+        max_versions: int = MAX_VERSIONS,
+        require_room: RequireRoom = all_the_room,
+        clock: Clock = time.time,
+        origin: Origin | None = None,
     ) -> None:
         self._base = base
         self._dtype = dtype
         self._limits = limits
         self._max_image_bytes = max_image_bytes
-        self._pin_memory = pin_memory
         self._host = HostCache(host_bytes)
+        self._clock = clock
+        self._shared: SharedFiles | None = None
+        self._on_removed: Callable[[str], None] = _nobody
         self._uploads = threading.Lock()
-        self._writer = threading.Lock()
-        self._loading = tuple(threading.Lock() for _ in range(_NUM_LOADING_LOCKS))
+        writer = threading.Lock()
         self._disk = Disk(root, base.fingerprint, dtype)
+        self._own: Database | None = None
         try:
-            self._registry = Registry(self._disk.registry)
-            self._index = Index(self._registry.adapters())
+            with opening():
+                if database is None:
+                    database = self._own = self._open_own()
+                registry = Registry(
+                    database, max_versions=max_versions, require_room=require_room, clock=clock
+                )
+                names = registry.everything()
+            self._disk.belong_to(database.id, names_any=bool(names))
+            if origin is not None:
+                origin.belong_to(database.id, names_any=bool(names))
+            index = Index(names, clock)
+            super().__init__(registry, index, writer, self._collect)
+            states = BlobStates(database)
+            if origin is not None:
+                self._shared = SharedFiles(
+                    origin, self._disk, index, states, writer, stage=self.stage, clock=clock
+                )
+            self._checkup = Checkup(
+                states,
+                self._disk.source,
+                writer,
+                index.is_held,
+                self._drop_image,
+                None if self._shared is None else self._shared.restore,
+                may_be_elsewhere=database.is_shared and origin is None,
+            )
+            self._weights = StoredWeights(index, self._disk.source, self._checkup)
+            self._images = Images(
+                self._disk,
+                base,
+                dtype,
+                host=self._host,
+                checkup=self._checkup,
+                is_held=index.is_held,
+                writer=writer,
+                note=self._note_image_bytes,
+                pin_memory=pin_memory,
+            )
+            with opening():
+                self._checkup.check_sizes()
         except BaseException:
-            self._disk.close()
+            self._close_files()
             raise
+        self._threads: tuple[Scrub | Upkeep, ...] = ()
         self._disk.sweep(self._index.digests())
         self._collector = ThreadPoolExecutor(1, thread_name_prefix="motet-collector")
+        if changes is not None:
+            changes.listen(self.follow)
 
     def stage(self) -> Staging:
         """A private place to write an upload into. Raises StoreFull."""
         return Staging(self._disk.staging, self._limits)
 
-    def check(self, tenant: str, name: str, staging: Staging) -> Adapter:
-        """What `put` would publish, with nothing published (a dry run). Raises as `put` does."""
+    def check(
+        self,
+        tenant: str,
+        name: str,
+        staging: Staging,
+        *,
+        expires_at: int | None = None,
+        tags: Iterable[str] = (),
+        condition: Condition = UNCONDITIONAL,
+    ) -> Adapter:
+        """What `put` would publish, with nothing published (a dry run); its number stays open.
+
+        Raises as `put` does, but for quotas, which are asked when it is published.
+        """
+        sorted_tags = require_tags(tags)
+        condition.require(name, self._digest(tenant, name))
         source = _named(tenant, name, staging)
-        return self._described(tenant, name, staging, source, self._lowered(source))
+        adapter = described(tenant, name, staging, self._lowered(source), self._clock())
+        return replace(adapter, expires_at=expires_at, tags=sorted_tags)
 
-    def put(self, tenant: str, name: str, staging: Staging) -> Adapter:
-        """Validate, lower and publish an upload. When this returns, a power cut can't undo it.
+    def put(
+        self,
+        tenant: str,
+        name: str,
+        staging: Staging,
+        *,
+        expires_at: int | None = None,
+        tags: Iterable[str] = (),
+        condition: Condition = UNCONDITIONAL,
+        actor: str = "store",
+    ) -> Adapter:
+        """Validate, lower and publish an upload as the name's next version, served from now on.
 
-        Equal bytes under the same name change nothing and return what is there. Another digest
-        re-points the name at once; leases of the old one keep its bytes. The staging is closed,
-        whatever the outcome. Raises InvalidName, AdapterRefused, AdapterTooLarge, StoreFull; then
-        nothing is changed.
+        When this returns, a power cut can't undo it. What the name serves already, with equal
+        tags and end, changes nothing and is returned. Leases of older versions keep their bytes.
+        The staging is closed, whatever the outcome. `actor` is who the audit log names.
+        Raises InvalidName, InvalidTag, AdapterRefused, AdapterTooLarge, ConditionFailed,
+        StoreFull and what the quota raises; then nothing is changed.
         """
         with staging:
+            sorted_tags = require_tags(tags)
+            # Cheap, and again on the rows themselves before anything is published.
+            condition.require(name, self._digest(tenant, name))
             source = _named(tenant, name, staging)
             lowered = self._lowered(source)
             image_path = staging.directory / "image"
             with refusing_when_full():
-                write_image(image_path, lowered.image, self._base.fingerprint)
-            adapter = self._described(tenant, name, staging, source, lowered)
+                self._images.write(image_path, lowered.image)
+            adapter = replace(
+                described(tenant, name, staging, lowered, self._clock()),
+                expires_at=expires_at,
+                tags=sorted_tags,
+            )
             # Outside the lock: it reads the whole source, if equal bytes were uploaded before.
             is_placed = self._disk.source(source.digest).is_intact()
+            if self._shared is not None:
+                self._shared.place(source)
             with self._writer:
-                return self._publish(adapter, source, image_path, replace=not is_placed)
+                return self._publish(
+                    adapter, source, image_path, condition, actor=actor, replaces=not is_placed
+                )
 
-    def get(self, tenant: str, name: str) -> Adapter:
-        """Raises AdapterNotFound."""
-        return self._index.get(tenant, name)
+    def has_weights(self, tenant: str, weights_sha256: str) -> bool:
+        """As `StoredWeights.has`."""
+        return self._weights.has(tenant, weights_sha256)
 
-    def list(self, tenant: str) -> list[Adapter]:
-        """The tenant's adapters by name."""
-        return self._index.list(tenant)
-
-    def delete(self, tenant: str, name: str) -> None:
-        """Unpublish. The bytes go now, or when the last lease ends. Raises AdapterNotFound."""
-        with self._writer:
-            adapter = self._index.get(tenant, name)
-            self._registry.delete(tenant, name)
-            self._index.remove(tenant, name)
-            self._collect(adapter.digest)
-
-    def lease(self, tenant: str, name: str) -> Lease:
-        """Look up and hold in one step. Raises AdapterNotFound."""
-        return self._index.lease(tenant, name, self._end_lease)
+    def reuse_weights(self, tenant: str, weights_sha256: str, staging: Staging) -> bool:
+        """As `StoredWeights.reuse`."""
+        return self._weights.reuse(tenant, weights_sha256, staging)
 
     def image(self, digest: str) -> Image:
         """The digest's image: from memory, from disk, or made again from its source.
 
-        Raises AdapterLoadFailed when the source is gone or damaged or doesn't fit this base.
+        Raises AdapterQuarantined when the source is gone or damaged, AdapterLoadFailed when it
+        doesn't fit this base.
         """
-        cached = self._host.get(digest)
-        if cached is not None:
-            return cached
-        with self._loading[int(digest[:8], 16) % _NUM_LOADING_LOCKS]:
-            cached = self._host.get(digest)
-            if cached is not None:
-                return cached
-            image = self._read(digest) or self._remake(digest)
-            self._host.put(image)
-            # Asked after the put: a delete that came in between has discarded nothing yet.
-            if not self._index.is_held(digest):
-                self._host.discard(digest)
-            return image
+        return self._images.get(digest)
+
+    def on_removed(self, listener: Callable[[str], None]) -> None:
+        """Call `listener(digest)` whenever a digest's last version and last lease are gone, on any
+        thread, so that memory for it can be given back. It must neither block nor raise."""
+        self._on_removed = listener
+
+    def lease(self, tenant: str, name: str) -> Lease:
+        """Look up and hold in one step. Raises AdapterNotFound, AdapterQuarantined."""
+        lease = self._index.lease(tenant, name, self._end_lease)
+        try:
+            self._checkup.quarantine.require_free(lease.adapter.digest)
+        except AdapterError:
+            lease.release()
+            raise
+        return lease
+
+    def follow(self, changes: Sequence[Change]) -> None:
+        """Take over what this or another process has committed."""
+        super().follow(changes)
+        for change in changes:
+            if change.action.startswith("blob."):
+                self._checkup.follow(change.subject)
+
+    def require_sound(self, digest: str) -> None:
+        """Raises AdapterQuarantined for a digest known to be damaged. Reads memory only."""
+        self._checkup.quarantine.require_free(digest)
+
+    def start_upkeep(self, scrub_bytes_per_s: int) -> None:
+        """Until `close`, in the background: hash everything again, delete what has expired, and
+        sweep what servers share. Call it once."""
+        only_here = self._checkup.is_shared
+        self._threads = (
+            Scrub(self._checkup, scrub_bytes_per_s, only_here=only_here),
+            Upkeep(self.expire, *(() if self._shared is None else (self._shared.sweep,))),
+        )
+        for thread in self._threads:
+            thread.start()
 
     def close(self) -> None:
         """Finish pending removals and let go of the directory. Idempotent."""
+        for thread in self._threads:
+            thread.close()
         self._collector.shutdown(wait=True)
         with self._writer:
-            self._registry.close()
-            self._disk.close()
+            self._close_files()
+
+    def _open_own(self) -> Database:
+        return Database.at_path(self._disk.database, Legacy(registry=self._disk.old_registry))
+
+    def _close_files(self) -> None:
+        if self._own is not None:
+            self._own.close()
+        self._disk.close()
 
     def _publish(
-        self, adapter: Adapter, source: Source, image_path: Path, *, replace: bool
+        self,
+        adapter: Adapter,
+        source: Source,
+        image_path: Path,
+        condition: Condition,
+        *,
+        actor: str,
+        replaces: bool,
     ) -> Adapter:
-        """Place the files, then commit the row. Under the writer lock."""
-        before = self._index.find(adapter.tenant, adapter.name)
+        """Place the files, then commit the rows. Under the writer lock."""
         try:
             with refusing_when_full():
-                self._disk.place_source(source, replace=replace)
+                self._disk.place_source(source, replace=replaces)
                 self._disk.place_image(image_path, adapter.digest)
-            if before is not None and before.digest == adapter.digest:
-                return before
-            self._registry.put(adapter)
-            self._index.put(adapter)
+            self._checkup.take_upload(adapter.digest, actor)
+            after = self._registry.put(adapter, condition, actor)
         except BaseException:
             self._collect(adapter.digest)
             raise
-        if before is not None:
-            self._collect(before.digest)
-        return adapter
+        self._note(adapter.tenant, adapter.name, after)
+        return after.current
+
+    def _digest(self, tenant: str, name: str) -> str | None:
+        with suppress(AdapterNotFound):
+            return self._index.get(tenant, name).current.digest
+        return None
 
     def _lowered(self, source: Source) -> Lowered:
         with self._uploads:
             return source.lower(self._base, self._dtype, self._limits, self._max_image_bytes)
-
-    def _described(
-        self, tenant: str, name: str, staging: Staging, source: Source, lowered: Lowered
-    ) -> Adapter:
-        return Adapter(
-            tenant=tenant,
-            name=name,
-            digest=source.digest,
-            kind=lowered.settings.kind,
-            ranks=tuple(sorted({found.rank for found in lowered.matches})),
-            matched=projections(lowered.matches),
-            num_parameters=lowered.num_parameters,
-            source_bytes=staging.num_bytes,
-            image_bytes=lowered.image.num_bytes,
-            created=int(time.time()),
-        )
 
     def _end_lease(self, digest: str) -> None:
         if self._index.end_lease(digest):
@@ -203,6 +315,8 @@ class AdapterStore:
                 self._collector.submit(self._collect_soon, digest)
 
     def _collect_soon(self, digest: str) -> None:
+        # Before the lock: whoever publishes the same bytes now only has them loaded again.
+        self._on_removed(digest)
         with self._writer:
             self._collect(digest)
 
@@ -210,56 +324,25 @@ class AdapterStore:
         """Remove a digest that no name and no lease holds. Under the writer lock."""
         # Only `put` can make a digest held again, and it needs the writer lock too.
         if not self._index.is_held(digest):
+            self._on_removed(digest)
             self._host.discard(digest)
             self._disk.remove(digest)
+            self._checkup.quarantine.forget(digest)
 
-    def _read(self, digest: str) -> Image | None:
-        try:
-            return read_image(
-                self._disk.image_path(digest),
-                digest=digest,
-                fingerprint=self._base.fingerprint,
-                dtype=self._dtype,
-                pin_memory=self._pin_memory,
-            )
-        except FileNotFoundError:
-            return None
-        except (ImageDamaged, OSError) as error:
-            _log.warning("remaking the image of adapter %s: %s", digest, error)
-            return None
+    def _drop_image(self, digest: str) -> None:
+        self._on_removed(digest)
+        self._images.drop(digest)
 
-    def _remake(self, digest: str) -> Image:
-        source = self._disk.source(digest)
-        if not source.is_intact():
-            raise AdapterLoadFailed(
-                digest, "The stored files of this adapter are damaged or gone. Upload it again."
-            )
-        try:
-            image = source.lower(self._base, self._dtype, _STORED, None).image
-        except AdapterError as error:
-            raise AdapterLoadFailed(
-                digest, f"The adapter does not fit the base now served. {error.message}"
-            ) from error
-        self._keep(image)
-        return image
-
-    def _keep(self, image: Image) -> None:
-        """Write a remade image and note its size. Serving does not depend on either."""
-        digest = image.digest
-        try:
-            with self.stage() as staging:
-                path = staging.directory / "image"
-                write_image(path, image, self._base.fingerprint)
-                with self._writer:
-                    if self._index.is_held(digest):
-                        self._disk.place_image(path, digest)
-                    if self._index.set_image_bytes(digest, image.num_bytes):
-                        self._registry.set_image_bytes(digest, image.num_bytes)
-        except (AdapterError, OSError, sqlite3.Error) as error:
-            _log.warning("the image of adapter %s is not kept on disk: %s", digest, error)
+    def _note_image_bytes(self, digest: str, image_bytes: int) -> None:
+        if self._index.set_image_bytes(digest, image_bytes):
+            self._registry.set_image_bytes(digest, image_bytes)
 
 
 def _named(tenant: str, name: str, staging: Staging) -> Source:
     require_name(tenant, "tenant")
     require_name(name)
     return staging.finish()
+
+
+def _nobody(digest: str) -> None:
+    """Nobody keeps anything for a digest yet."""

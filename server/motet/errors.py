@@ -52,3 +52,28 @@ class TenantNotFound(MotetError):
 
 class TenantExists(MotetError):
     """A tenant with this name is already there."""
+
+
+class QuotaExceeded(MotetError):
+    """The tenant may not have more of this; trying again does not help."""
+
+
+class RateLimited(MotetError):
+    """The tenant has used up what it may use at a time.
+
+    `kind` is what was limited: "requests" or "tokens". `retry_s` is when to try again, in
+    seconds; None: this request is over the limit by itself, and never gets through.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        code: str | None = None,
+        param: str | None = None,
+        *,
+        kind: str = "requests",
+        retry_s: float | None = None,
+    ) -> None:
+        super().__init__(message, code, param)
+        self.kind = kind
+        self.retry_s = retry_s

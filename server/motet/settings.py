@@ -84,6 +84,25 @@ class Settings(BaseSettings):
     data_dir: Path = Field(
         Path("motet-data"), description="The one writable directory: store, tenants, base cache."
     )
+    database_url: SecretStr | None = Field(
+        None,
+        min_length=1,
+        description="PostgreSQL for adapters and tenants, for several servers over one store. "
+        "Unset: a file in the data directory.",
+    )
+
+    blob_url: str | None = Field(
+        None,
+        min_length=1,
+        description="Where several servers share the uploaded files, such as s3://bucket/prefix. "
+        "Unset: the data directory alone has them.",
+    )
+    import_prefixes: str | None = Field(
+        None,
+        min_length=1,
+        description="URLs, separated by commas, from below which the operator may import adapters, "
+        "such as s3://bucket/trained or file:///srv/adapters. Unset: none.",
+    )
 
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
@@ -133,10 +152,32 @@ class Settings(BaseSettings):
     )
     max_adapter_slots: Count = Field(64, description="Most adapters on the device at once.")
     max_adapter_rank: Count = Field(256, description="Largest rank an uploaded adapter may have.")
+    max_adapter_versions: Count = Field(
+        10, description="Versions kept of one adapter; the oldest leave when new ones come."
+    )
     max_upload_bytes: Bytes = Field(
         ByteSize(512 * MIB), description="Largest adapter upload, all its files together."
     )
+    scrub_bytes_per_s: Bytes = Field(
+        ByteSize(16 * MIB), description="Most the background check of stored adapters reads."
+    )
     max_uploads: Count = Field(8, description="Most uploads being received at once.")
+
+    tenant_max_adapters: Count | None = Field(
+        None, description="Most adapters of one tenant. These limits hold where none is set for it."
+    )
+    tenant_max_bytes: Bytes | None = Field(
+        None, description="Most bytes of one tenant's adapters, all versions together."
+    )
+    tenant_requests_per_minute: Count | None = Field(
+        None, description="Most requests of one tenant in a minute, on this server."
+    )
+    tenant_tokens_per_minute: Count | None = Field(
+        None, description="Most tokens of one tenant in a minute, prompts and answers."
+    )
+    tenant_max_concurrent: Count | None = Field(
+        None, description="Most requests for text of one tenant at the same time."
+    )
 
     max_body_bytes: Bytes = Field(ByteSize(4 * MIB), description="Largest JSON request body.")
     max_json_depth: int = Field(

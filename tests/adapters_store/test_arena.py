@@ -340,3 +340,75 @@ def test_stats_from_another_thread_while_loading() -> None:
         stop.set()
         watcher.join(10)
     assert seen
+
+
+def test_a_dropped_adapter_gives_its_room_back() -> None:
+    with closing(arena_of(library(1, 2))) as arena:
+        arena.release(brought(arena, 1))
+        running = brought(arena, 2)
+        assert arena.acquire(digest(2)) is running
+        arena.drop(digest(1))
+        assert (arena.stats().resident, arena.stats().used_bytes) == (1, SIZE)
+        arena.drop(digest(2))
+        arena.drop(digest("never here"))
+        arena.release(running)
+        assert arena.stats().used_bytes == SIZE  # one step still runs on it
+        arena.release(running)
+        assert (arena.stats().resident, arena.stats().used_bytes) == (0, 0)
+        # Uploaded again it is loaded again.
+        arena.release(brought(arena, 1))
+        assert arena.stats().resident == 1
+
+
+def test_an_adapter_dropped_while_it_is_loading_does_not_stay() -> None:
+    reading, go = threading.Event(), threading.Event()
+    images = library(1)
+
+    def slow(name: str) -> Image:
+        reading.set()
+        assert go.wait(10)
+        return images(name)
+
+    with closing(arena_of(slow)) as arena:
+        go.set()
+        arena.release(brought(arena, 1))
+        arena.drop(digest(1))
+        for ask_again in (False, True):
+            for _ in range(2):  # the trip that learns its size, and the one that copies it
+                go.clear()
+                reading.clear()
+                assert arena.acquire(digest(1)) is None
+                assert reading.wait(10)
+                if not ask_again:
+                    break
+                arena.drop(digest(1))
+                assert arena.acquire(digest(1)) is None
+                go.set()
+                settled(arena)
+            if not ask_again:
+                arena.drop(digest(1))
+                go.set()
+                settled(arena)
+            assert (arena.stats().resident, arena.stats().used_bytes) == (
+                (1, SIZE) if ask_again else (0, 0)
+            )
+
+
+def test_a_failure_of_a_dropped_adapter_is_forgotten() -> None:
+    reading, go = threading.Event(), threading.Event()
+
+    def failing(name: str) -> Image:
+        reading.set()
+        assert go.wait(10)
+        raise AdapterRefused("gone")
+
+    with closing(arena_of(failing)) as arena:
+        assert arena.acquire(digest(1)) is None
+        assert reading.wait(10)
+        arena.drop(digest(1))
+        go.set()
+        settled(arena)
+        assert arena.acquire(digest(1)) is None
+        settled(arena)
+        with pytest.raises(AdapterLoadFailed):
+            arena.acquire(digest(1))

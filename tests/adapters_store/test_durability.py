@@ -8,7 +8,9 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,11 +22,13 @@ from motet_adapters import (
     StoreFull,
     StoreUnusable,
 )
+from sqlalchemy import event
 
 from tests.support.adapter_files import WEIGHTS_FILE, put_bytes, random_adapter
 from tests.support.base_weights import RandomBase
 from tests.support.crashing_store import BASE, counting, new_files, old_files, opened
 from tests.support.disk_state import disk_state
+from tests.support.legacy_files import write_registry
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -77,6 +81,29 @@ def test_killed_before_every_file_operation(tmp_path: Path) -> None:
     assert len(lines) > 15
 
 
+@pytest.mark.slow
+def test_killed_twenty_times_around_each_of_twelve_points(tmp_path: Path) -> None:
+    """Replace an adapter, then delete it, killed from outside at no particular instruction."""
+    process = script("often", tmp_path)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0
+    lines = [json.loads(line) for line in output.splitlines()]
+    old, new = digests(tmp_path / "digests")
+    # What may be found, by what had been acknowledged: one step further at most.
+    possible = {"": [[old], [new]], "p": [[new], []], "pd": [[]]}
+    ends = set()
+    for line in lines:
+        found, told = line["found"], line["told"].replace("!", "")
+        assert found["digests"] in possible[told], line
+        assert found["sources"] == found["images"] == found["digests"], line
+        assert found["staging"] == []
+        assert len(found["sizes"]) == len(found["digests"])
+        ends.add((told, *found["digests"]))
+    assert len(lines) == 240
+    assert len({line["point"] for line in lines}) == 12
+    assert {("", old), ("p", new)} <= ends
+
+
 def digests(root: Path) -> tuple[str, str]:
     store = opened(root)
     old, new = old_files().put(store), new_files().put(store)
@@ -121,9 +148,15 @@ def filled_up_at(failing: int, number: int, store: AdapterStore) -> bool:
 def test_a_registry_that_cannot_grow(tmp_path: Path) -> None:
     store = opened(tmp_path)
     old_files().put(store)
-    connection = store._registry._connection
-    (pages,) = connection.execute("PRAGMA page_count").fetchone()
-    connection.execute(f"PRAGMA max_page_count = {pages}")
+    engine = store._registry._database._engine
+    with engine.connect() as connection:
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
+    engine.dispose()
+
+    @event.listens_for(engine, "connect")
+    def limit(connection: Any, _: object) -> None:
+        connection.execute(f"PRAGMA max_page_count = {pages}")
+
     num_published = 1
     while True:
         before = disk_state(tmp_path)
@@ -134,7 +167,8 @@ def test_a_registry_that_cannot_grow(tmp_path: Path) -> None:
         num_published += 1
     assert disk_state(tmp_path) == before
     assert len(store.list("acme")) == num_published
-    connection.execute("PRAGMA max_page_count = 1000000")
+    event.remove(engine, "connect", limit)
+    engine.dispose()
     new_files().put(store, name="fits")
     store.close()
 
@@ -235,7 +269,7 @@ def test_a_damaged_registry_is_refused(tmp_path: Path) -> None:
     store = opened(tmp_path)
     old_files().put(store)
     store.close()
-    path = tmp_path / "registry.sqlite3"
+    path = tmp_path / "motet.sqlite3"
     whole = path.read_bytes()
     path.write_bytes(whole[:4096] + bytes(len(whole) - 4096))
     with pytest.raises(StoreUnusable, match="damaged"):
@@ -257,8 +291,9 @@ def test_a_row_nobody_wrote_is_refused(tmp_path: Path, column: str, value: str) 
     store = opened(tmp_path)
     old_files().put(store)
     store.close()
-    connection = sqlite3.connect(tmp_path / "registry.sqlite3")
-    connection.execute(f"UPDATE adapters SET {column} = ?", (value,))
+    connection = sqlite3.connect(tmp_path / "motet.sqlite3")
+    connection.execute(f"UPDATE blobs SET {column} = ?", (value,))
+    connection.execute("UPDATE versions SET digest = (SELECT digest FROM blobs)")
     connection.commit()
     connection.close()
     with pytest.raises(StoreUnusable, match="damaged"):
@@ -267,18 +302,56 @@ def test_a_row_nobody_wrote_is_refused(tmp_path: Path, column: str, value: str) 
 
 def test_a_registry_of_another_format_is_refused(tmp_path: Path) -> None:
     opened(tmp_path).close()
-    connection = sqlite3.connect(tmp_path / "registry.sqlite3")
-    connection.execute("PRAGMA user_version = 99")
+    connection = sqlite3.connect(tmp_path / "motet.sqlite3")
+    connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    connection.commit()
     connection.close()
-    with pytest.raises(StoreUnusable, match="format 99"):
+    with pytest.raises(StoreUnusable, match="format 9999"):
         opened(tmp_path)
 
 
 def test_a_registry_that_is_no_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "registry.sqlite3").mkdir()
+    (tmp_path / "motet.sqlite3").mkdir()
     with pytest.raises(StoreUnusable, match="can't be opened") as caught:
         opened(tmp_path)
     assert str(tmp_path) not in caught.value.message
+
+
+def test_a_database_that_names_nothing_here_does_not_sweep_everything(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    digest = old_files().put(store).digest
+    store.close()
+    aside = tmp_path.parent / "aside"
+    (tmp_path / "motet.sqlite3").rename(aside)
+    for remembered in (True, False):
+        if not remembered:
+            (tmp_path / "database-id").unlink()
+        with pytest.raises(StoreUnusable, match="belong to another database"):
+            opened(tmp_path)
+        assert [path.name for path in (tmp_path / "sources").iterdir()] == [digest]
+        for left in tmp_path.glob("motet.sqlite3*"):
+            left.unlink()
+    aside.rename(tmp_path / "motet.sqlite3")
+    store = opened(tmp_path)
+    assert store.image(digest).digest == digest
+    store.close()
+
+
+def test_a_store_of_version_0_1_is_carried_over(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    adapter = old_files().put(store)
+    store.close()
+    for left in (*tmp_path.glob("motet.sqlite3*"), tmp_path / "database-id"):
+        left.unlink()
+    facts = (adapter.kind, json.dumps(adapter.ranks), json.dumps(dict(adapter.matched)))
+    numbers = (adapter.num_parameters, adapter.source_bytes, adapter.image_bytes, adapter.created)
+    row = ("acme", "one", adapter.digest, *facts, *numbers)
+    write_registry(tmp_path / "registry.sqlite3", [row])
+    store = opened(tmp_path)
+    # That version kept no digest of the weights alone.
+    assert store.list("acme") == [replace(adapter, weights_sha256=None, weights_bytes=None)]
+    assert store.image(adapter.digest).digest == adapter.digest
+    store.close()
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:

@@ -8,17 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import (
-    Bundle,
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    rule,
-    run_state_machine_as_test,
-)
-from motet_adapters import AdapterLoadFailed, AdapterNotFound, AdapterStore, Lease, Limits
+from motet_adapters import AdapterLoadFailed, AdapterNotFound, AdapterStore, Limits
 
 from tests.support.adapter_files import put_bytes, random_adapter
 from tests.support.base_weights import RandomBase
@@ -31,7 +21,9 @@ UPLOADS = [
 
 
 def opened(root: Path) -> AdapterStore:
-    return AdapterStore(root, BASE, dtype=torch.float32, limits=Limits(), host_bytes=3000)
+    return AdapterStore(
+        root, BASE, dtype=torch.float32, limits=Limits(), host_bytes=3000, max_versions=1
+    )
 
 
 def put(store: AdapterStore, upload: int, tenant: str = "acme", name: str = "one") -> str:
@@ -161,84 +153,6 @@ def test_names_and_order_survive_a_restart(tmp_path: Path) -> None:
     store = opened(tmp_path)
     assert store.list("acme") == [adapters[1], adapters[2], adapters[0]]
     store.close()
-
-
-class Model(RuleBasedStateMachine):
-    """Any order of puts, deletes, leases and restarts against a dictionary."""
-
-    leases = Bundle("leases")
-
-    @initialize()
-    def open(self) -> None:
-        self.root = self.directory / str(next(self.numbers))
-        self.store = opened(self.root)
-        self.names: dict[tuple[str, str], str] = {}
-        self.held: list[Lease] = []
-
-    directory: Path
-    numbers: Iterator[int]
-
-    @rule(tenant=st.sampled_from("ab"), name=st.sampled_from("xy"), upload=st.integers(0, 3))
-    def put(self, tenant: str, name: str, upload: int) -> None:
-        self.names[tenant, name] = put(self.store, upload, tenant, name)
-
-    @rule(tenant=st.sampled_from("ab"), name=st.sampled_from("xy"))
-    def delete(self, tenant: str, name: str) -> None:
-        if self.names.pop((tenant, name), None) is not None:
-            self.store.delete(tenant, name)
-            return
-        with pytest.raises(AdapterNotFound):
-            self.store.delete(tenant, name)
-
-    @rule(target=leases, tenant=st.sampled_from("ab"), name=st.sampled_from("xy"))
-    def lease(self, tenant: str, name: str) -> Lease | None:
-        if (tenant, name) not in self.names:
-            with pytest.raises(AdapterNotFound):
-                self.store.lease(tenant, name)
-            return None
-        lease = self.store.lease(tenant, name)
-        assert lease.adapter.digest == self.names[tenant, name]
-        self.held.append(lease)
-        return lease
-
-    @rule(lease=leases)
-    def release(self, lease: Lease | None) -> None:
-        if lease is not None:
-            lease.release()
-            if lease in self.held:
-                self.held.remove(lease)
-
-    @rule()
-    def restart(self) -> None:
-        self.store.close()
-        self.held.clear()
-        self.store = opened(self.root)
-
-    @invariant()
-    def agrees(self) -> None:
-        if not hasattr(self, "store"):
-            return
-        held = {*self.names.values(), *(lease.adapter.digest for lease in self.held)}
-        eventually_on_disk(self.root, held)
-        for tenant in "ab":
-            assert {adapter.name: adapter.digest for adapter in self.store.list(tenant)} == {
-                name: digest for (owner, name), digest in self.names.items() if owner == tenant
-            }
-        for digest in held:
-            assert self.store.image(digest).digest == digest
-        assert self.store._host.num_bytes <= 3000
-
-    def teardown(self) -> None:
-        if hasattr(self, "store"):
-            self.store.close()
-
-
-def test_model(tmp_path: Path) -> None:
-    Model.directory = tmp_path
-    Model.numbers = iter(range(10_000))
-    run_state_machine_as_test(
-        Model, settings=settings(max_examples=25, stateful_step_count=40, deadline=None)
-    )
 
 
 def test_many_threads(tmp_path: Path) -> None:

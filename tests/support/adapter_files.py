@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from motet_adapters import Adapter, AdapterStore, BaseWeights
@@ -40,12 +41,14 @@ def put_bytes(
     weights: bytes,
     tenant: str = "acme",
     name: str = "one",
+    **how: Any,
 ) -> Adapter:
+    """`how`: what `AdapterStore.put` takes besides."""
     with store.stage() as staging:
         staging.write(CONFIG_FILE, config)
         for start in range(0, len(weights), 1000):
             staging.write(WEIGHTS_FILE, weights[start : start + 1000])
-        return store.put(tenant, name, staging)
+        return store.put(tenant, name, staging, **how)
 
 
 def random_adapter(

@@ -25,7 +25,9 @@ CALLS = ("mkdir", "open", "write", "fsync", "rename", "unlink", "rmdir")
 
 
 def opened(root: Path) -> AdapterStore:
-    return AdapterStore(root, BASE, dtype=torch.float32, limits=Limits(), host_bytes=1 << 20)
+    return AdapterStore(
+        root, BASE, dtype=torch.float32, limits=Limits(), host_bytes=1 << 20, max_versions=1
+    )
 
 
 def old_files() -> AdapterFiles:
@@ -115,13 +117,7 @@ def inspected(root: Path) -> dict[str, object]:
 def die_everywhere(root: Path) -> None:
     """Print one line for each point of death: what was found after it, until none is left."""
 
-    def prepare() -> None:
-        store = opened(root / "prepared")
-        old_files().put(store)
-        store.close()
-
-    status, _ = forked(prepare)
-    assert status == 0, "the store could not be prepared"
+    prepare(root / "prepared")
     number = 0
     while True:
         number += 1
@@ -135,6 +131,82 @@ def die_everywhere(root: Path) -> None:
             return
 
 
+def replace_telling(root: Path, number: int, tell: Callable[[bytes], object]) -> None:
+    """Replace the adapter and delete it. Tells b"!" before the file operation of that number,
+    b"p" when the upload was acknowledged and b"d" when the deletion was."""
+    store = opened(root)
+    undo = counting(lambda n, _: tell(b"!") if n == number else None)
+    new_files().put(store)
+    tell(b"p")
+    store.delete("acme", "one")
+    tell(b"d")
+    undo()
+    store.close()
+
+
+def killed_around(root: Path, number: int, delay_s: float) -> str:
+    """What a process told before it was killed, `delay_s` after it came to that operation."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if not pid:
+        os.close(reading)
+        replace_telling(root, number, lambda text: os.write(writing, text))
+        os._exit(0)
+    os.close(writing)
+    told = b""
+    while b"!" not in told and (some := os.read(reading, 1)):
+        told += some
+    time.sleep(delay_s)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    with os.fdopen(reading, "rb") as pipe:
+        return (told + pipe.read()).decode()
+
+
+def die_often(root: Path, num_points: int = 12, rounds: int = 20) -> None:
+    """Print one line for each death: what was acknowledged before it and found after it.
+
+    The kills fall from 0 to 3 ms behind each point, so also inside SQLite's own writing.
+    """
+    num_calls = 0
+
+    def count(number: int, _: bool) -> None:
+        nonlocal num_calls
+        num_calls = number
+
+    store = opened(root / "counted")
+    old_files().put(store)
+    undo = counting(count)
+    new_files().put(store)
+    store.delete("acme", "one")
+    undo()
+    store.close()
+    prepare(root / "prepared")
+    place = root / "place"
+    for point in range(num_points):
+        number = 1 + point * (num_calls - 1) // (num_points - 1)
+        for turn in range(rounds):
+            shutil.copytree(root / "prepared", place)
+            told = killed_around(place, number, 0.003 * turn / (rounds - 1))
+            status, found = forked(lambda: inspected(place))
+            assert status == 0, "the store could not be inspected"
+            line = {"point": number, "told": told, "found": json.loads(found)}
+            print(json.dumps(line), flush=True)  # noqa: T201
+            shutil.rmtree(place)
+
+
+def prepare(root: Path) -> None:
+    """A store with the old adapter, made by another process."""
+
+    def make() -> None:
+        store = opened(root)
+        old_files().put(store)
+        store.close()
+
+    status, _ = forked(make)
+    assert status == 0, "the store could not be prepared"
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    {"put": put_and_wait, "die": die_everywhere}[sys.argv[1]](Path(sys.argv[2]))
+    {"put": put_and_wait, "die": die_everywhere, "often": die_often}[sys.argv[1]](Path(sys.argv[2]))

@@ -14,9 +14,13 @@ from motet.api.app import build_app
 from motet.api.kernels import KernelsInUse
 from motet.api.server import Server, bind
 from motet.api.service import ServedModel, Service
+from motet.blobs import open_origin
+from motet.database import open_database
 from motet.settings import Settings
+from motet.tenancy.tenancy import Tenancy
 from motet.tenancy.tenants import Tenants
 from motet_adapters import AdapterStore, Limits
+from motet_database import ChangeFeed
 
 from tests.support.base_weights import RandomBase
 from tests.support.byte_tokenizer import ByteTokenizer
@@ -36,10 +40,14 @@ class LiveServer:
     server: Server
     engine: ScriptedEngine
     store: AdapterStore
-    tenants: Tenants
+    tenancy: Tenancy
     base: RandomBase
     settings: Settings
     keys: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def tenants(self) -> Tenants:
+        return self.tenancy.tenants
 
     @property
     def service(self) -> Service:
@@ -67,32 +75,44 @@ def live_server(
     engine: ScriptedEngine | None = None,
     tokenizer: ByteTokenizer | None = None,
     tenants: tuple[str, ...] = ("acme", "other"),
+    window_s: int = 60,
     **settings: object,
 ) -> Iterator[LiveServer]:
-    """Serves on a free loopback port until the block ends; then nothing of it is left running."""
+    """Serves on a free loopback port until the block ends; then nothing of it is left running.
+
+    window_s: how long a minute of the rate limits is.
+    """
     chosen = Settings(
         **{"data_dir": directory, "port": 0, "admin_key": ADMIN_KEY, **settings}  # type: ignore[arg-type]
     )
     base = RandomBase.llama()
+    database = open_database(chosen)
+    feed = ChangeFeed(database)
+    known = Tenancy(database, feed, chosen, window_s=window_s)
     store = AdapterStore(
         directory / "adapters",
         base,
         dtype=torch.float32,
         limits=Limits(max_upload_bytes=chosen.max_upload_bytes, max_rank=chosen.max_adapter_rank),
         host_bytes=1 << 20,
+        database=database,
+        changes=feed,
+        require_room=known.quotas.require_room,
+        origin=open_origin(chosen),
     )
-    known = Tenants(directory / "tenants.db")
-    keys = {name: known.create(name)[1] for name in tenants}
+    keys = {name: known.tenants.create(name)[1] for name in tenants}
     engine = engine or ScriptedEngine()
     model = ServedModel(BASE_NAME, base.fingerprint, 1_700_000_000)
     app = build_app(chosen, engine, store, known, tokenizer or ByteTokenizer(), model, KERNELS)
+    feed.start()
     try:
         with _running(app, chosen) as (server, url):
             yield LiveServer(url, app, server, engine, store, known, base, chosen, keys)
     finally:
         engine.stop()
+        feed.close()
         store.close()
-        known.close()
+        database.close()
 
 
 @contextmanager

@@ -14,9 +14,11 @@ from motet.api.app import build_app
 from motet.api.kernels import KernelsInUse
 from motet.api.server import bind, run_server
 from motet.api.service import ServedModel
+from motet.database import open_database
 from motet.settings import Settings
-from motet.tenancy.tenants import Tenants
+from motet.tenancy.tenancy import Tenancy
 from motet_adapters import AdapterStore, Limits
+from motet_database import ChangeFeed
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -29,19 +31,30 @@ def main() -> None:
     directory, step_s = Path(sys.argv[1]), float(sys.argv[2])
     settings = Settings.load({"data_dir": directory, "port": 0})
     base = RandomBase.llama()
-    tenants = Tenants(directory / "tenants.db")
+    database = open_database(settings)
+    feed = ChangeFeed(database)
+    tenancy = Tenancy(database, feed, settings)
     store = AdapterStore(
-        directory / "adapters", base, dtype=torch.float32, limits=Limits(), host_bytes=1 << 20
+        directory / "adapters",
+        base,
+        dtype=torch.float32,
+        limits=Limits(),
+        host_bytes=1 << 20,
+        database=database,
+        changes=feed,
+        require_room=tenancy.quotas.require_room,
     )
+    feed.start()
     engine = ScriptedEngine(text="x" * 1000, step_s=step_s)
     signal.signal(signal.SIGUSR1, lambda *_: threading.Thread(target=engine.crash).start())
     model = ServedModel("base", base.fingerprint, 0)
     kernels = KernelsInUse("scripted")
-    app = build_app(settings, engine, store, tenants, ByteTokenizer(), model, kernels)
+    app = build_app(settings, engine, store, tenancy, ByteTokenizer(), model, kernels)
     with bind(settings) as bound:
         run_server(app, settings, bound, lambda url: print(url, flush=True))  # noqa: T201
+    feed.close()
     store.close()
-    tenants.close()
+    database.close()
     print("ended well", flush=True)  # noqa: T201
 
 

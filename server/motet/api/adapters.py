@@ -1,179 +1,177 @@
 """/v1/adapters: a tenant's own adapters, uploaded, listed, described, deleted."""
 
-from collections.abc import AsyncIterator
+import time
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
-from motet_adapters import Adapter, AdapterNotFound, AdapterStore, Staging
-from motet_adapters.file_kinds import CONFIG_FILE, WEIGHTS_FILE, refuse_foreign_name
-from motet_adapters.names import quoted, require_name
+from motet_adapters import Condition, Staging
+from motet_adapters.file_kinds import CONFIG_FILE, WEIGHTS_FILE
+from motet_adapters.names import require_name
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from motet.api.description import file_of, form_of
+from motet.api.adapter_documents import adapter_document
+from motet.api.conditions import condition_of, etag
+from motet.api.description import form_of
 from motet.api.errors import AlreadyThere
+from motet.api.file_uploads import files_router
 from motet.api.multipart import form_files
+from motet.api.parameters import require_known
 from motet.api.service import Service
 from motet.api.uploads import finished_in, write_all
+from motet.api.versions import versions_router
 from motet.errors import RequestRefused
+from motet.tenancy.key_ring import Caller
+from motet.tenancy.usage import Amount
 
 _PAGE = 1000
+_LAST_SECOND = 2**53  # what JSON carries without loss; far beyond any date
 
-Name = str
 DryRun = Annotated[bool, Query(description="Check only; publish nothing.")]
+ExpiresAt = Annotated[
+    int | None, Query(le=_LAST_SECOND, description="Unix seconds from which on it is gone.")
+]
+Tags = Annotated[list[str], Query(alias="tag", description="A word of yours; may be repeated.")]
 Limit = Annotated[int, Query(ge=1, le=_PAGE)]
 After = Annotated[str | None, Query(description="The last name of the page before.")]
+
+
+@dataclass(frozen=True)
+class Publication:
+    """Who publishes under which name, and on what terms."""
+
+    caller: Caller
+    name: str
+    dry_run: bool
+    expires_at: int | None
+    tags: list[str]
+    condition: Condition
 
 
 def adapters_router(service: Service) -> APIRouter:
     router = APIRouter(prefix="/v1/adapters")
 
     @router.put("/{name}", openapi_extra=form_of(CONFIG_FILE, WEIGHTS_FILE))
-    async def upload(request: Request, name: Name, dry_run: DryRun = False) -> Response:
+    async def upload(
+        request: Request,
+        name: str,
+        dry_run: DryRun = False,
+        expires_at: ExpiresAt = None,
+        tags: Tags = [],  # noqa: B006 (FastAPI copies it)
+    ) -> Response:
         """Both files in one multipart form."""
-        tenant = _uploader(service, request, name)
+        caller = _uploader(service, request, name, "dry_run", "expires_at", "tag")
+        terms = _terms(request, caller, name, dry_run, expires_at, tags)
         with service.desk.receiving(), service.store.stage() as staging:
             pieces = form_files(request.headers.get("content-type", ""), request.stream())
             await write_all(staging, pieces)
-            return await _publish(service, request, tenant, name, staging, dry_run)
-
-    @router.put("/{name}/files/{filename}", openapi_extra=file_of())
-    async def upload_file(request: Request, name: Name, filename: str) -> Response:
-        """One file, as the raw body; `commit` publishes them."""
-        tenant = _uploader(service, request, name)
-        if filename not in (CONFIG_FILE, WEIGHTS_FILE):
-            # Refused before it can cost the client a file that came in well.
-            raise refuse_foreign_name(filename, quoted(filename))
-        with service.desk.receiving(), service.desk.adding(tenant, name, filename) as staging:
-            before = staging.num_bytes
-            await write_all(staging, _of_one(filename, request.stream()))
-        document = {"object": "adapter.file", "adapter": name, "filename": filename}
-        return JSONResponse({**document, "bytes": staging.num_bytes - before}, 201)
-
-    @router.delete("/{name}/files")
-    async def discard_files(request: Request, name: Name) -> dict[str, Any]:
-        """Drops the files that were sent and not committed."""
-        service.desk.discard(service.gate.tenant(request), name)
-        return {"id": name, "object": "adapter.upload", "deleted": True}
+            return await _publish(service, terms, staging)
 
     @router.post("/{name}/commit")
-    async def commit(request: Request, name: Name, dry_run: DryRun = False) -> Response:
+    async def commit(
+        request: Request,
+        name: str,
+        dry_run: DryRun = False,
+        expires_at: ExpiresAt = None,
+        tags: Tags = [],  # noqa: B006 (FastAPI copies it)
+    ) -> Response:
         """Publishes the files that were sent one by one. A dry run leaves them in place."""
-        tenant = _uploader(service, request, name)
-        with service.desk.committing(tenant, name, keep=dry_run) as staging:
-            return await _publish(service, request, tenant, name, staging, dry_run)
+        caller = _uploader(service, request, name, "dry_run", "expires_at", "tag")
+        terms = _terms(request, caller, name, dry_run, expires_at, tags)
+        with service.desk.committing(caller.tenant, name, keep=dry_run) as staging:
+            return await _publish(service, terms, staging)
 
     @router.get("")
     async def list_adapters(
         request: Request, limit: Limit = _PAGE, after: After = None
-    ) -> dict[str, Any]:
+    ) -> Response:
         tenant = service.gate.tenant(request)
-        _only(request, "limit", "after")
-        adapters = service.store.list(tenant)
-        rest = [adapter for adapter in adapters if after is None or adapter.name > after]
-        page = rest[:limit]
-        return {
-            "object": "list",
-            "data": [_document(adapter) for adapter in page],
-            "first_id": page[0].name if page else None,
-            "last_id": page[-1].name if page else None,
-            "has_more": len(rest) > len(page),
-        }
+        require_known(request, "limit", "after")
+        page, has_more = service.store.page(tenant, after, limit)
+        # A response of our own: FastAPI would look into each field of each of a thousand again.
+        return JSONResponse(
+            {
+                "object": "list",
+                "data": [adapter_document(adapter) for adapter in page],
+                "first_id": page[0].name if page else None,
+                "last_id": page[-1].name if page else None,
+                "has_more": has_more,
+            }
+        )
 
     @router.get("/{name}")
-    async def describe(request: Request, name: Name) -> dict[str, Any]:
-        return _document(service.store.get(service.gate.tenant(request), name))
+    async def describe(request: Request, name: str) -> Response:
+        adapter = service.store.get(service.gate.tenant(request), name)
+        return JSONResponse(adapter_document(adapter), headers=etag(adapter.digest))
 
     @router.delete("/{name}")
-    async def delete(request: Request, name: Name) -> dict[str, Any]:
-        """New requests get a 404 at once; those that run are finished."""
-        tenant = service.gate.tenant(request)
-        await finished_in(None, service.store.delete, tenant, name)
+    async def delete(request: Request, name: str) -> dict[str, Any]:
+        """All versions. New requests get a 404 at once; those that run are finished."""
+        caller, store = service.gate.caller(request), service.store
+        condition = condition_of(request)
+        await finished_in(
+            None,
+            lambda: store.delete(caller.tenant, name, condition=condition, actor=caller.actor),
+        )
         return {"id": name, "object": "adapter", "deleted": True}
 
+    def uploader(request: Request, name: str) -> str:
+        return _uploader(service, request, name).tenant
+
+    router.include_router(versions_router(service))
+    router.include_router(files_router(service, uploader))
     return router
 
 
-def _uploader(service: Service, request: Request, name: str) -> str:
-    """The tenant, once everything but the files has been found good."""
-    tenant = service.gate.tenant(request)
-    _only(request, "dry_run")
+def _uploader(service: Service, request: Request, name: str, *parameters: str) -> Caller:
+    """Who uploads, once the name and the parameters have been found good."""
+    caller = service.gate.caller(request, "upload")
+    require_known(request, *parameters)
     require_name(name)
     if name == service.model.name:
         raise AlreadyThere(f"{name!r} is the name of the base model; choose another.", "name_taken")
-    if request.headers.get("if-none-match", "*") != "*":
+    return caller
+
+
+def _terms(
+    request: Request,
+    caller: Caller,
+    name: str,
+    dry_run: bool,
+    expires_at: int | None,
+    tags: list[str],
+) -> Publication:
+    """Raises RequestRefused before any file is read."""
+    if expires_at is not None and expires_at <= time.time():
         raise RequestRefused(
-            "If-None-Match takes * alone: publish only if the name is free.", "bad_precondition"
+            "expires_at is not in the future; give unix seconds at which the adapter shall end.",
+            "invalid_parameter",
+            "expires_at",
         )
-    return tenant
+    return Publication(caller, name, dry_run, expires_at, tags, condition_of(request))
 
 
-def _only(request: Request, *known: str) -> None:
-    """Raises for a misspelt query parameter: ?dryrun=true must not publish."""
-    for name in request.query_params:
-        if name not in known:
-            raise RequestRefused(
-                f"The query parameter {name[:64]!a} is not known; this route takes "
-                f"{' and '.join(known)}.",
-                "unknown_parameter",
-                name[:64].encode("ascii", "backslashreplace").decode(),
-            )
-
-
-async def _publish(
-    service: Service, request: Request, tenant: str, name: str, staging: Staging, dry_run: bool
-) -> Response:
+async def _publish(service: Service, terms: Publication, staging: Staging) -> Response:
     """Checks and, unless it is a dry run, publishes; the reply says what was matched."""
-    if dry_run:
-        adapter = await finished_in(service.publisher, service.store.check, tenant, name, staging)
-        return JSONResponse({**_document(adapter), "dry_run": True})
-    create_only = "if-none-match" in request.headers
-    adapter = await finished_in(
-        service.publisher, _put, service.store, tenant, name, staging, create_only
-    )
-    location = f"/v1/adapters/{name}"
-    return JSONResponse(_document(adapter), 201, {"location": location})
-
-
-def _put(
-    store: AdapterStore, tenant: str, name: str, staging: Staging, create_only: bool
-) -> Adapter:
-    """On the one publishing thread, so that nothing can be published in between."""
-    if create_only and _exists(store, tenant, name):
-        raise AlreadyThere(
-            f"You have an adapter named {name!r} already; leave If-None-Match out to replace it.",
-            "adapter_exists",
-        )
-    return store.put(tenant, name, staging)
-
-
-def _exists(store: AdapterStore, tenant: str, name: str) -> bool:
-    try:
-        store.get(tenant, name)
-    except AdapterNotFound:
-        return False
-    return True
-
-
-async def _of_one(filename: str, body: AsyncIterator[bytes]) -> AsyncIterator[tuple[str, bytes]]:
-    """An empty piece first: an empty file is a file too."""
-    yield filename, b""
-    async for chunk in body:
-        yield filename, chunk
-
-
-def _document(adapter: Adapter) -> dict[str, Any]:
-    return {
-        "id": adapter.name,
-        "object": "adapter",
-        "name": adapter.name,
-        "digest": adapter.digest,
-        "kind": adapter.kind,
-        "ranks": list(adapter.ranks),
-        "matched": dict(adapter.matched),
-        "num_parameters": adapter.num_parameters,
-        "bytes": adapter.source_bytes,
-        "source_bytes": adapter.source_bytes,
-        "image_bytes": adapter.image_bytes,
-        "created": adapter.created,
+    tenant, name, store = terms.caller.tenant, terms.name, service.store
+    how: dict[str, Any] = {
+        "expires_at": terms.expires_at,
+        "tags": terms.tags,
+        "condition": terms.condition,
     }
+    if terms.dry_run:
+        adapter = await finished_in(
+            service.publisher, lambda: store.check(tenant, name, staging, **how)
+        )
+        document = adapter_document(adapter)
+        # Which number it would get is decided when it is published.
+        return JSONResponse({**document, "version": None, "dry_run": True})
+    num_bytes = staging.num_bytes
+    adapter = await finished_in(
+        service.publisher,
+        lambda: store.put(tenant, name, staging, actor=terms.caller.actor, **how),
+    )
+    service.tenancy.usage.add(tenant, name, Amount(uploaded_bytes=num_bytes))
+    headers = {"location": f"/v1/adapters/{name}", **etag(adapter.digest)}
+    return JSONResponse(adapter_document(adapter), 201, headers)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from motet_adapters.errors import AdapterError
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
@@ -69,7 +70,7 @@ class Answer(Response):
             await self._events(generation, stream)
         except ClientGone:
             raise
-        except MotetError as error:
+        except (MotetError, AdapterError) as error:
             await stream.write(event(refusal(error).body()))
         except Exception as error:
             # The status line is out, so this is the edge for whatever else goes wrong.

@@ -8,22 +8,27 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from motet_adapters import AdapterStore
 from motet_adapters.errors import AdapterError
+from motet_database import DatabaseFailure
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from motet.api.adapters import adapters_router
-from motet.api.admin import admin_router
+from motet.api.admin import quotas_router, tenant_keys_router, tenants_router
 from motet.api.auth import Gate
 from motet.api.body_limit import BodyLimit
 from motet.api.chat import chat_router
 from motet.api.completions import completions_router
 from motet.api.errors import refusal
+from motet.api.imports import imports_router
 from motet.api.kernels import KernelsInUse
 from motet.api.lifecycle import Admission, Lifecycle
 from motet.api.metrics import Metrics
 from motet.api.models import models_router
+from motet.api.own import own_router
+from motet.api.rate_headers import RateHeaders
+from motet.api.records import records_router
 from motet.api.request_id import RequestId
 from motet.api.schemas import Bounds
 from motet.api.service import ServedModel, Service, TextEngine, TextTokenizer
@@ -31,31 +36,31 @@ from motet.api.system import system_router
 from motet.api.uploads import UploadDesk
 from motet.errors import MotetError
 from motet.settings import Settings
-from motet.tenancy.tenants import Tenants
+from motet.tenancy.tenancy import Tenancy
 
 
 def build_app(
     settings: Settings,
     engine: TextEngine,
     store: AdapterStore,
-    tenants: Tenants,
+    tenancy: Tenancy,
     tokenizer: TextTokenizer,
     model: ServedModel,
     kernels: KernelsInUse,
 ) -> FastAPI:
     """The server as an ASGI application; its lifespan starts the engine and stops it.
 
-    Store and tenants stay the caller's to close, after the application has ended.
+    The store stays the caller's to close, after the application has ended.
     """
     service = Service(
         settings=settings,
         engine=engine,
         store=store,
-        tenants=tenants,
+        tenancy=tenancy,
         tokenizer=tokenizer,
         model=model,
         kernels=kernels,
-        gate=Gate(settings, tenants),
+        gate=Gate(settings, tenancy),
         lifecycle=Lifecycle(settings.drain_timeout_s),
         metrics=Metrics(engine.stats, kernels),
         bounds=Bounds(settings, engine.vocab_size),
@@ -74,10 +79,12 @@ def build_app(
             Middleware(RequestId, metrics=service.metrics),
             Middleware(Admission, lifecycle=service.lifecycle),
             Middleware(BodyLimit, settings=settings),
+            Middleware(RateHeaders),
         ],
         exception_handlers={
             MotetError: _tell,
             AdapterError: _tell,
+            DatabaseFailure: _tell,
             HTTPException: _tell,
             RequestValidationError: _tell,
             ClientDisconnect: _tell_nobody,
@@ -89,7 +96,12 @@ def build_app(
         chat_router,
         models_router,
         adapters_router,
-        admin_router,
+        own_router,
+        tenants_router,
+        tenant_keys_router,
+        quotas_router,
+        imports_router,
+        records_router,
         system_router,
     ):
         app.include_router(router(service))
@@ -109,6 +121,7 @@ def _lifespan(service: Service) -> Callable[[FastAPI], AbstractAsyncContextManag
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.courier.open(asyncio.get_running_loop())
+        service.tenancy.start()
         service.engine.start()
         try:
             yield
@@ -116,5 +129,6 @@ def _lifespan(service: Service) -> Callable[[FastAPI], AbstractAsyncContextManag
             # Off the loop, which has to deliver the last events meanwhile.
             await asyncio.to_thread(service.engine.stop)
             await asyncio.to_thread(service.close)
+            await asyncio.to_thread(service.tenancy.close)
 
     return lifespan

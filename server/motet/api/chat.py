@@ -21,7 +21,7 @@ def chat_router(service: Service) -> APIRouter:
 
     @router.post("/v1/chat/completions", openapi_extra=json_of(ChatRequest))
     async def chat(request: Request) -> Response:
-        tenant = service.gate.tenant(request)
+        tenant = service.gate.tenant(request, "infer")
         depth = service.settings.max_json_depth
         body = await read_json(request, ChatRequest, depth, service.bounds)
         return Answer(service, tenant, ChatShape(service, body))

@@ -23,7 +23,7 @@ def completions_router(service: Service) -> APIRouter:
 
     @router.post("/v1/completions", openapi_extra=json_of(CompletionRequest))
     async def complete(request: Request) -> Response:
-        tenant = service.gate.tenant(request)
+        tenant = service.gate.tenant(request, "infer")
         depth = service.settings.max_json_depth
         body = await read_json(request, CompletionRequest, depth, service.bounds)
         return Answer(service, tenant, CompletionShape(service, body))

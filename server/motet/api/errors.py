@@ -8,11 +8,19 @@ from fastapi.exceptions import RequestValidationError
 from motet_adapters.errors import (
     AdapterError,
     AdapterNotFound,
+    AdapterQuarantined,
     AdapterRefused,
     AdapterTooLarge,
+    BlobsUnavailable,
+    ConditionFailed,
+    ImportFailed,
+    ImportRefused,
     InvalidName,
+    InvalidTag,
     StoreFull,
+    VersionNotFound,
 )
+from motet_database import DatabaseFailure, DatabaseFull, DatabaseUnavailable
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
@@ -21,6 +29,8 @@ from motet.errors import (
     EngineStopped,
     Forbidden,
     MotetError,
+    QuotaExceeded,
+    RateLimited,
     RequestRefused,
     TenantExists,
     TenantNotFound,
@@ -136,6 +146,7 @@ _KINDS: tuple[tuple[type[Exception], int, str, str | None], ...] = (
     (Forbidden, 403, "permission_error", "forbidden"),
     (ModelNotFound, 404, _NOT_FOUND, None),
     (TenantNotFound, 404, _NOT_FOUND, None),
+    (QuotaExceeded, 403, "permission_error", None),
     (TenantExists, 409, _INVALID, None),
     (UploadNotFound, 404, _NOT_FOUND, None),
     (TooManyUploads, 503, _SERVER, "too_many_uploads"),
@@ -150,22 +161,35 @@ _KINDS: tuple[tuple[type[Exception], int, str, str | None], ...] = (
     (ClientTooSlow, 408, _INVALID, "client_too_slow"),
     (GenerationFailed, 500, _SERVER, "generation_failed"),
     (AdapterNotFound, 404, _NOT_FOUND, None),
+    (VersionNotFound, 404, _NOT_FOUND, None),
+    (ConditionFailed, 412, _INVALID, None),
+    (AdapterQuarantined, 409, _INVALID, None),
     (AdapterTooLarge, 413, _INVALID, None),
     (AdapterRefused, 422, _INVALID, None),
     (InvalidName, 400, _INVALID, None),
+    (ImportRefused, 403, "permission_error", None),
+    (ImportFailed, 422, _INVALID, None),
+    (InvalidTag, 400, _INVALID, None),
     (StoreFull, 507, _SERVER, None),
+    (DatabaseFull, 507, _SERVER, None),
+    (BlobsUnavailable, 503, _SERVER, None),
+    (DatabaseUnavailable, 503, _SERVER, None),
 )
 _HEADERS: dict[type[Exception], dict[str, str]] = {
     Unauthorized: {"www-authenticate": "Bearer"},
     TenantExists: _FINAL,
     AlreadyThere: _FINAL,
     GenerationFailed: _FINAL,
+    AdapterQuarantined: _FINAL,
     StoreFull: _FINAL,
+    DatabaseFull: _FINAL,
 }
 _RETRY_S: dict[type[Exception], float] = {
     EngineBusy: _BUSY_RETRY_S,
     TooManyUploads: _BUSY_RETRY_S,
     EngineStopped: _STOPPED_RETRY_S,
+    BlobsUnavailable: _BUSY_RETRY_S,
+    DatabaseUnavailable: _BUSY_RETRY_S,
 }
 
 
@@ -175,7 +199,9 @@ def refusal(error: Exception) -> Refusal:
         return _of_validation(error)
     if isinstance(error, HTTPException):
         return _of_http(error)
-    if isinstance(error, (MotetError, AdapterError)):
+    if isinstance(error, RateLimited):
+        return _of_rate_limit(error)
+    if isinstance(error, (MotetError, AdapterError, DatabaseFailure)):
         for kind, status, type_, code in _KINDS:
             if isinstance(error, kind):
                 return Refusal(
@@ -209,6 +235,13 @@ def _of_http(error: HTTPException) -> Refusal:
 
 def _http_code(status: int) -> str:
     return {404: "route_not_found", 405: "method_not_allowed"}.get(status, "invalid_request")
+
+
+def _of_rate_limit(error: RateLimited) -> Refusal:
+    """OpenAI's 429, whose type says what there was too much of."""
+    headers = _FINAL if error.retry_s is None else {}
+    code = error.code or "rate_limit_exceeded"
+    return Refusal(429, error.kind, error.message, code, error.param, error.retry_s, headers)
 
 
 def _of_validation(error: RequestValidationError) -> Refusal:

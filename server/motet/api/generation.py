@@ -12,6 +12,7 @@ from motet.api.piece import Piece
 from motet.api.service import Service
 from motet.engine.request import Event, Finished, Request
 from motet.errors import EngineStopped
+from motet.tenancy.usage import Amount
 
 MAX_PENDING_EVENTS = 256
 """Events per choice that may wait for a client that does not read its stream."""
@@ -44,6 +45,7 @@ class Generation:
         self._streamed = streamed
         self.num_choices = len(requests)
         self._engine = service.engine
+        self._store = service.store
         self._lifecycle = service.lifecycle
         self._deliver = partial(service.courier.post, self._arrived)
         self._requests = requests
@@ -51,6 +53,7 @@ class Generation:
         self._watch = service.metrics.watch(endpoint)
         self._open: set[str] = set()
         self._pending: list[Event] = []
+        self._ends: dict[int, Finished] = {}
         self._wake = asyncio.Event()
         self._all_ended = asyncio.Event()
         self._reading = False
@@ -68,7 +71,7 @@ class Generation:
         """What has come since the last call, one piece for each choice that has moved.
 
         Waits for something to come; None after `idle_s` seconds of nothing. Raises what ended
-        the whole: ClientGone, EngineStopped, GenerationFailed, ClientTooSlow.
+        the whole: ClientGone, EngineStopped, GenerationFailed, ClientTooSlow, AdapterQuarantined.
         """
         if not self._pending and self._failure is None:
             self._reading = True
@@ -84,6 +87,17 @@ class Generation:
             raise self._failure
         events, self._pending = self._pending, []
         return self._by_choice(events)
+
+    def used(self, num_choices_per_prompt: int) -> Amount:
+        """What has been computed, a prompt counted once; nothing for a request that never ran."""
+        ran = {
+            index: end
+            for index, end in self._ends.items()
+            if end.completion_len or end.reason not in _BAD_ENDS
+        }
+        prompts = {index // num_choices_per_prompt: end.prompt_len for index, end in ran.items()}
+        completion_tokens = sum(end.completion_len for end in ran.values())
+        return Amount(1 if ran else 0, sum(prompts.values()), completion_tokens)
 
     def fail(self, error: Exception) -> None:
         """Ends the whole with `error`: its sequences are cancelled, `pieces` raises."""
@@ -116,6 +130,7 @@ class Generation:
         self._pending.append(event)
         if isinstance(event, Finished):
             self._open.discard(event.request_id)
+            self._ends[self._index[event.request_id]] = event
             self._watch.finished(event.reason)
             if not self._open:
                 self._all_ended.set()
@@ -148,5 +163,8 @@ class Generation:
             return
         if event.reason == "cancelled" or self._lifecycle.draining or not self._engine.healthy:
             raise EngineStopped("The server is shutting down; send the request again.")
+        if self.adapter is not None:
+            # Found out by this request; the next is refused at once.
+            self._store.require_sound(self.adapter.digest)
         message = (event.message or "the server failed on this request").rstrip(".")
         raise GenerationFailed(f"The request could not be finished: {message}.")

@@ -38,7 +38,7 @@ def run_server(
     the engine failed, so that whoever supervises the process learns of it.
     """
     service: Service = app.state.service
-    notice = check_exposure(settings, service.tenants)
+    notice = check_exposure(settings, service.tenancy.tenants)
     try:
         bound.listen()
     except OSError as error:  # two processes may have bound it, as long as neither listened

@@ -19,7 +19,7 @@ from motet.engine.request import Event, Request
 from motet.engine.stats import EngineStats
 from motet.errors import RequestRefused
 from motet.settings import Settings
-from motet.tenancy.tenants import Tenants
+from motet.tenancy.tenancy import Tenancy
 
 
 class TextEngine(Protocol):
@@ -86,7 +86,7 @@ class Service:
     settings: Settings
     engine: TextEngine
     store: AdapterStore
-    tenants: Tenants
+    tenancy: Tenancy
     tokenizer: TextTokenizer
     model: ServedModel
     kernels: KernelsInUse

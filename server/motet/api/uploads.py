@@ -6,15 +6,18 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import ParamSpec, TypeVar
+from typing import NamedTuple, ParamSpec, TypeVar
 
 from motet_adapters import AdapterStore, Staging
+from motet_adapters.file_kinds import CONFIG_FILE, WEIGHTS_FILE
+from starlette.requests import ClientDisconnect
 
-from motet.api.errors import AlreadyThere, TooManyUploads, UploadNotFound
+from motet.api.errors import AlreadyThere, BodyStalled, TooManyUploads, UploadNotFound
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
+FILES = (CONFIG_FILE, WEIGHTS_FILE)
 _WRITE_BYTES = 1024 * 1024
 _HELD_S = 15 * 60.0
 _HELD_PER_TENANT = 4
@@ -25,10 +28,19 @@ class Held:
     """An upload that comes file by file, between its requests."""
 
     staging: Staging
-    files: set[str] = field(default_factory=set)
+    files: set[str] = field(default_factory=set)  # complete
     touched: float = field(default_factory=time.monotonic)
     busy: bool = False
     sealed: bool = False  # it was checked, and nothing can be added any more
+
+
+class Received(NamedTuple):
+    """What has come of one file."""
+
+    filename: str
+    num_bytes: int
+    sha256: str  # 64 hex digits, of those bytes
+    is_whole: bool
 
 
 class UploadDesk:
@@ -54,38 +66,68 @@ class UploadDesk:
             self._num_receiving -= 1
 
     @contextmanager
-    def adding(self, tenant: str, name: str, filename: str) -> Iterator[Staging]:
+    def adding(
+        self, tenant: str, name: str, filename: str, offset: int | None
+    ) -> Iterator[Staging]:
         """Where to write one more file of an upload, which begins with its first file.
 
-        If the file does not come in whole the upload is dropped: half a file cannot be mended.
+        offset: where the bytes to come continue an earlier, broken connection; None: the file from
+        its start, in place of any part of it that came before. When the connection breaks, the
+        part that came stays, to be continued; after any other error the upload is dropped.
         Raises AlreadyThere, TooManyUploads.
         """
         self._sweep()
-        held = self._held.get((tenant, name)) or self._begin(tenant, name)
-        if held.busy:
-            raise AlreadyThere("Another request is working on this upload; wait for it.", "busy")
-        if held.sealed or filename in held.files:
+        held = self._held.get((tenant, name))
+        received = 0 if held is None else held.staging.received(filename)
+        if held is not None:
+            self._require_addable(held, filename)
+        if offset is not None and offset != received:
             raise AlreadyThere(
-                f"{filename!a} was sent already, or the upload was checked. Commit the upload, or "
-                "DELETE its files and begin again.",
-                "file_exists",
+                f"{received} bytes of {filename} are here, not {offset}; continue from there.",
+                "wrong_offset",
+                "upload-offset",
             )
+        held = held or self._begin(tenant, name)
         held.busy = True
         try:
+            if offset is None:
+                held.staging.restart(filename)
             yield held.staging
+        except (ClientDisconnect, BodyStalled):
+            held.busy, held.touched = False, time.monotonic()
+            raise
         except BaseException:
             self._drop(tenant, name)
             raise
         held.files.add(filename)
         held.busy, held.touched = False, time.monotonic()
 
+    def received(self, tenant: str, name: str) -> list[Received]:
+        """The files that have begun to come.
+
+        Raises UploadNotFound, and AlreadyThere while a request is adding to them.
+        """
+        self._sweep()
+        held = self._find(tenant, name)
+        return [
+            Received(filename, num_bytes, held.staging.sha256(filename), filename in held.files)
+            for filename in FILES
+            if (num_bytes := held.staging.received(filename)) or filename in held.files
+        ]
+
     @contextmanager
     def committing(self, tenant: str, name: str, *, keep: bool) -> Iterator[Staging]:
         """The upload to be published; afterwards it is gone, unless `keep` and all went well.
 
-        Raises UploadNotFound, AlreadyThere.
+        Raises UploadNotFound, and AlreadyThere also while a file is not whole.
         """
-        self._sweep()
+        for file in self.received(tenant, name):
+            if not file.is_whole:
+                raise AlreadyThere(
+                    f"Only {file.num_bytes} bytes of {file.filename} have come. PUT the rest with "
+                    f"Upload-Offset: {file.num_bytes}, then commit.",
+                    "upload_incomplete",
+                )
         held = self._find(tenant, name)
         held.busy = True
         try:
@@ -106,6 +148,16 @@ class UploadDesk:
         """Drops every upload that was not committed."""
         for tenant, name in list(self._held):
             self._drop(tenant, name)
+
+    def _require_addable(self, held: Held, filename: str) -> None:
+        if held.busy:
+            raise AlreadyThere("Another request is working on this upload; wait for it.", "busy")
+        if held.sealed or filename in held.files:
+            raise AlreadyThere(
+                f"{filename!a} was sent already, or the upload was checked. Commit the upload, or "
+                "DELETE its files and begin again.",
+                "file_exists",
+            )
 
     def _begin(self, tenant: str, name: str) -> Held:
         if sum(owner == tenant for owner, _ in self._held) >= _HELD_PER_TENANT:
@@ -138,15 +190,22 @@ class UploadDesk:
 
 
 async def write_all(staging: Staging, pieces: AsyncIterator[tuple[str, bytes]]) -> None:
-    """Writes what comes, a mebibyte at a time and off the event loop, and never holds more."""
+    """Writes what comes, a mebibyte at a time and off the event loop, and never holds more.
+
+    When the connection breaks, what came is written before that is raised.
+    """
     waiting: list[tuple[str, bytes]] = []
     num_bytes = 0
-    async for piece in pieces:
-        waiting.append(piece)
-        num_bytes += len(piece[1])
-        if num_bytes >= _WRITE_BYTES:
-            await finished_in(None, _write, staging, waiting)
-            waiting, num_bytes = [], 0
+    try:
+        async for piece in pieces:
+            waiting.append(piece)
+            num_bytes += len(piece[1])
+            if num_bytes >= _WRITE_BYTES:
+                full, waiting, num_bytes = waiting, [], 0
+                await finished_in(None, _write, staging, full)
+    except (ClientDisconnect, BodyStalled):
+        await finished_in(None, _write, staging, waiting)
+        raise
     await finished_in(None, _write, staging, waiting)
 
 

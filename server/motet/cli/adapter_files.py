@@ -41,6 +41,10 @@ class AdapterFiles(NamedTuple):
             )
         return files
 
+    def num_bytes(self) -> int:
+        """Of both together."""
+        return sum(path.stat().st_size for path in self)
+
     def write_into(self, write: Callable[[str, bytes], None]) -> None:
         """Hands both files, piece by piece, to a store's staging."""
         for path in self:

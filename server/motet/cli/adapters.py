@@ -1,7 +1,6 @@
 """`motet adapters`: the tenant's own adapters on a running server, and a check without one."""
 
 from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -16,10 +15,15 @@ from motet.cli.model_work import load
 from motet.cli.remote import DEFAULT_URL, Key, Remote, Url
 from motet.cli.settings_flags import with_settings
 from motet.cli.terminal import remarks, results, say
+from motet.cli.uploading import Upload
 from motet.settings import Settings
 
 adapters = typer.Typer(help="Upload, list, remove and check adapters.", no_args_is_help=True)
 
+AdminKey = Annotated[
+    str | None,
+    typer.Option(envvar="MOTET_ADMIN_KEY", help="The admin key.", show_default=False),
+]
 Directory = Annotated[
     Path,
     typer.Argument(
@@ -42,7 +46,8 @@ def push(
     url: Url = DEFAULT_URL,
     key: Key = None,
 ) -> None:
-    """Upload an adapter and show what of the model it matched."""
+    """Upload an adapter and show what of the model it matched. Run again, it goes on where a
+    broken connection ended it; what is stored already is not sent."""
     files = AdapterFiles.find(directory)
     target = name or directory.resolve().name
     with Remote(url, key) as server:
@@ -50,6 +55,33 @@ def push(
     results().print(adapter_facts(adapter), markup=False)
     done = "would be accepted; nothing was published" if dry_run else "is published"
     say(remarks(), f"Adapter {target} {done}.")
+
+
+@adapters.command("import")
+def import_(
+    location: Annotated[
+        str,
+        typer.Argument(
+            metavar="LOCATION",
+            help="Directory of the two files as the server reaches it, such as "
+            "s3://bucket/trained/mine, below one of its import_prefixes.",
+        ),
+    ],
+    tenant: Annotated[str, typer.Option(help="Whose adapter it becomes.")],
+    name: Annotated[
+        str | None,
+        typer.Option(help="Its name. Unset: the last part of LOCATION.", show_default=False),
+    ] = None,
+    url: Url = DEFAULT_URL,
+    key: AdminKey = None,
+) -> None:
+    """Have the server fetch an adapter for a tenant. For the operator, with the admin key."""
+    target = name or location.rstrip("/").rpartition("/")[2]
+    path = f"/admin/tenants/{quote(tenant, safe='')}/adapters/{quote(target, safe='')}/import"
+    with Remote(url, key) as server:
+        adapter = server.call("POST", path, json={"url": location})
+    results().print(adapter_facts(adapter), markup=False)
+    say(remarks(), f"Adapter {target} of {tenant} is published.")
 
 
 @adapters.command("list")
@@ -64,6 +96,39 @@ def list_(url: Url = DEFAULT_URL, key: Key = None) -> None:
     for adapter in found:
         table.add_row(*_row(adapter))
     results().print(table, markup=False)
+
+
+@adapters.command()
+def versions(
+    name: Annotated[str, typer.Argument(help="Name of the adapter.")],
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+) -> None:
+    """List the kept versions of an adapter, newest first; * marks the one served."""
+    with Remote(url, key) as server:
+        found = server.call("GET", f"{_path(name)}/versions")["data"]
+    table = Table("", "version", "kind", "ranks", "parameters", "bytes", "digest", box=None)
+    for version in found:
+        mark = "*" if version["current"] else ""
+        table.add_row(mark, str(version["version"]), *_row(version)[1:])
+    results().print(table, markup=False)
+
+
+@adapters.command()
+def rollback(
+    name: Annotated[str, typer.Argument(help="Name of the adapter.")],
+    version: Annotated[
+        int | None,
+        typer.Option(help="Version to serve. Unset: the one before.", show_default=False),
+    ] = None,
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+) -> None:
+    """Serve another kept version. Requests that run now finish on the one they began with."""
+    params = {} if version is None else {"version": version}
+    with Remote(url, key) as server:
+        served = server.call("POST", f"{_path(name)}/rollback", params=params)
+    say(results(), f"Adapter {name} serves version {served['version']} again.")
 
 
 @adapters.command()
@@ -91,19 +156,15 @@ def check(directory: Directory, settings: Settings) -> None:
 def _upload(server: Remote, name: str, files: AdapterFiles, dry_run: bool) -> dict[str, Any]:
     columns = (TextColumn("uploading"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     console = remarks()
-    with (
-        Progress(
-            *columns, console=console, transient=True, disable=not console.is_terminal
-        ) as progress,
-        ExitStack() as opened,
-    ):
-        parts = {
-            path.name: (path.name, opened.enter_context(progress.open(path, "rb")))
-            for path in files
-        }
-        params = {"dry_run": "true"} if dry_run else {}
-        answer: dict[str, Any] = server.call("PUT", _path(name), files=parts, params=params)
-    return answer
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as progress:
+        task = progress.add_task("uploading", total=files.num_bytes())
+        upload = Upload(
+            server, _path(name), files, lambda done: progress.update(task, completed=done)
+        )
+        upload.send()
+        return upload.commit(dry_run=dry_run)
 
 
 def _path(name: str) -> str:

@@ -5,6 +5,8 @@ import typer
 from motet.cli.adapters import adapters
 from motet.cli.config import config
 from motet.cli.generate import generate
+from motet.cli.history import audit, usage
+from motet.cli.keys import keys
 from motet.cli.profile import profile
 from motet.cli.quantize import quantize
 from motet.cli.sentences import SentenceGroup
@@ -22,6 +24,9 @@ app = typer.Typer(
 app.command()(serve)
 app.command()(quantize)
 app.add_typer(tenants, name="tenants")
+app.add_typer(keys, name="keys")
+app.command()(usage)
+app.command()(audit)
 app.add_typer(adapters, name="adapters")
 app.command()(generate)
 app.command()(profile)

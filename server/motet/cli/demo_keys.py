@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from motet.tenancy.tenants import Tenants
+from motet.tenancy.tenancy import Tenancy
 
 
 class DemoKeys:
@@ -17,23 +17,26 @@ class DemoKeys:
     def __init__(self, data_dir: Path) -> None:
         self._path = data_dir / "demo-keys.json"
 
-    def ensure(self, tenants: Tenants, names: list[str]) -> dict[str, str]:
+    def ensure(self, tenancy: Tenancy, names: list[str]) -> dict[str, str]:
         """A working key for each demo tenant. Creates the tenants that are missing; one that was
-        revoked is brought back, because that is what asking for the demo means."""
+        suspended is resumed, because that is what asking for the demo means."""
         known = self._read()
-        keys = {name: self._working(tenants, name, known.get(name)) for name in names}
+        keys = {name: self._working(tenancy, name, known.get(name)) for name in names}
         if keys != known:
             self._write(keys)
         return keys
 
     @staticmethod
-    def _working(tenants: Tenants, name: str, key: str | None) -> str:
-        if key is not None and tenants.authenticate(key) == name:
-            return key
-        existing = {tenant.name: tenant for tenant in tenants.list()}.get(name)
+    def _working(tenancy: Tenancy, name: str, key: str | None) -> str:
+        existing = {tenant.name: tenant for tenant in tenancy.tenants.list()}.get(name)
         if existing is None:
-            return tenants.create(name)[1]
-        return tenants.add_key(name) if existing.revoked is None else tenants.rotate(name)
+            return tenancy.tenants.create(name)[1]
+        if existing.state != "active":
+            tenancy.tenants.resume(name)
+        caller = None if key is None else tenancy.ring.authenticate(key)
+        if key is not None and caller is not None and caller.tenant == existing.id:
+            return key
+        return tenancy.keys.create(existing.id)[1]
 
     def _read(self) -> dict[str, str]:
         """Empty for a file that is missing or is not ours: then the keys are made anew."""

@@ -27,6 +27,10 @@ class ServerRefused(MotetError):
     """The server answered with an error, or not at all."""
 
 
+class ConnectionBroken(ServerRefused):
+    """The server was reached, and then not any more; what was sent may have arrived."""
+
+
 class Remote:
     """Calls to one server as one tenant. Every failure is a ServerRefused with a sentence."""
 
@@ -52,6 +56,15 @@ class Remote:
             answer = self._client.request(method, path, **parts)
         self._require_success(answer)
         return _json(answer) if answer.content else None
+
+    def find(self, method: str, path: str, **parts: Any) -> Any:
+        """As `call`; None, too, where the server says that there is no such thing."""
+        try:
+            return self.call(method, path, **parts) or {}
+        except ServerRefused as error:
+            if error.code == str(httpx.codes.NOT_FOUND.value):
+                return None
+            raise
 
     def stream(self, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """The data of each server-sent event of one streaming request, up to [DONE]."""
@@ -80,9 +93,11 @@ class Remote:
                 "it is with --url (MOTET_URL)."
             ) from None
         except httpx.TimeoutException:
-            raise ServerRefused(f"{self._url} did not answer in time; try again later.") from None
+            raise ConnectionBroken(
+                f"{self._url} did not answer in time; try again later."
+            ) from None
         except httpx.HTTPError as error:
-            raise ServerRefused(f"The connection to {self._url} broke: {error}.") from None
+            raise ConnectionBroken(f"The connection to {self._url} broke: {error}.") from None
 
     def _require_success(self, answer: httpx.Response) -> None:
         if answer.is_success:

@@ -2,12 +2,14 @@
 
 import logging.config
 import time
+from collections.abc import Iterable
 from contextlib import ExitStack, closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 
 import torch
 from motet_adapters.errors import AdapterError
+from motet_database import ChangeFeed, Database
 
 from motet.api.app import build_app
 from motet.api.kernels import KernelsInUse
@@ -18,13 +20,14 @@ from motet.cli.banner import Facts, Sample, print_banner
 from motet.cli.demo_adapters import ensure_demo_adapters
 from motet.cli.demo_keys import DemoKeys
 from motet.cli.progress_bar import Report, progress_bar
-from motet.cli.tenants import tenants_file
 from motet.cli.terminal import results
-from motet.demo.catalog import DEMO_TENANTS
+from motet.database import open_database
+from motet.demo.catalog import DEMO_TENANTS, DemoTenant
 from motet.engine.runtime import Runtime, open_runtime
 from motet.errors import InvalidSetting, MotetError
 from motet.settings import Settings
 from motet.tenancy.exposure import check_exposure
+from motet.tenancy.tenancy import Tenancy
 from motet.tenancy.tenants import DEFAULT_TENANT, Tenants
 
 _ANYWHERE = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
@@ -42,18 +45,24 @@ def run(settings: Settings, *, demo: bool, started: float) -> None:
         )
     logging.config.dictConfig(log_config(settings.log_format))
     with ExitStack() as opened:
-        tenants = opened.enter_context(closing(Tenants(tenants_file(settings.data_dir))))
-        sample = _demo_sample(settings, tenants) if demo else None
+        database = opened.enter_context(closing(open_database(settings)))
+        feed = ChangeFeed(database)
+        tenancy = Tenancy(database, feed, settings)
+        tenants = tenancy.tenants
+        sample = _demo_sample(settings, tenancy) if demo else None
         # Both before the model is loaded, not minutes after.
         check_exposure(settings, tenants)
         bound = opened.enter_context(bind(settings))
         with progress_bar("Starting") as report:
-            runtime = opened.enter_context(closing(_open(settings, report, demo=demo)))
+            parts = _open(settings, database, feed, tenancy, report, demo=demo)
+            runtime = opened.enter_context(closing(parts))
+        opened.enter_context(closing(feed))
+        feed.start()
         app = build_app(
             settings,
             runtime.engine,
             runtime.store,
-            tenants,
+            tenancy,
             runtime.tokenizer,
             ServedModel(runtime.model_name, runtime.base.fingerprint, int(time.time())),
             KernelsInUse(**asdict(runtime.kernels)),
@@ -66,8 +75,8 @@ def run(settings: Settings, *, demo: bool, started: float) -> None:
         run_server(app, settings, bound, announce)
 
 
-def _demo_sample(settings: Settings, tenants: Tenants) -> Sample:
-    keys = DemoKeys(settings.data_dir).ensure(tenants, [one.tenant for one in DEMO_TENANTS])
+def _demo_sample(settings: Settings, tenancy: Tenancy) -> Sample:
+    keys = DemoKeys(settings.data_dir).ensure(tenancy, [one.tenant for one in DEMO_TENANTS])
     first = DEMO_TENANTS[0]
     return Sample(first.adapter, first.prompt, keys[first.tenant])
 
@@ -80,23 +89,43 @@ def _sample(runtime: Runtime, tenants: Tenants) -> Sample:
     return Sample(runtime.model_name, "The capital of France is", key, chat=False)
 
 
-def _open(settings: Settings, report: Report, *, demo: bool) -> Runtime:
+def _open(
+    settings: Settings,
+    database: Database,
+    feed: ChangeFeed,
+    tenancy: Tenancy,
+    report: Report,
+    *,
+    demo: bool,
+) -> Runtime:
     try:
-        runtime = open_runtime(settings, report)
+        runtime = open_runtime(
+            settings,
+            report,
+            database=database,
+            changes=feed,
+            require_room=tenancy.quotas.require_room,
+        )
         try:
             if demo:
-                ensure_demo_adapters(runtime.store, DEMO_TENANTS, report)
+                ensure_demo_adapters(runtime.store, _by_id(DEMO_TENANTS, tenancy), report)
         except BaseException:
             runtime.close()
             raise
     except AdapterError as error:
         raise MotetError(error.message, error.code, error.param) from None
+    runtime.store.start_upkeep(settings.scrub_bytes_per_s)
     return runtime
+
+
+def _by_id(demo: Iterable[DemoTenant], tenancy: Tenancy) -> list[DemoTenant]:
+    """What belongs to a tenant is stored under its id, which need not be its name."""
+    return [replace(one, tenant=tenancy.tenants.get(one.tenant).id) for one in demo]
 
 
 def _facts(runtime: Runtime, tenants: Tenants, url: str, startup_s: float) -> Facts:
     stats = runtime.engine.stats()
-    owners = [tenant.name for tenant in tenants.list()] or [DEFAULT_TENANT]
+    owners = [tenant.id for tenant in tenants.list()] or [DEFAULT_TENANT]
     return Facts(
         version=version("motet"),
         model=runtime.model_name,
@@ -127,7 +156,7 @@ def _device(runtime: Runtime) -> str:
 def _access(tenants: Tenants) -> str:
     if not tenants.configured():
         return "no tenants: this machine only, no key (motet tenants create NAME)"
-    active = sum(tenant.revoked is None for tenant in tenants.list())
+    active = sum(tenant.state == "active" for tenant in tenants.list())
     return f"{active} tenant{'' if active == 1 else 's'}, each with its own key"
 
 

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import torch
 from motet_adapters import AdapterStore, Arena, Limits
+from motet_adapters.room import RequireRoom, all_the_room
+from motet_database import ChangeFeed, Database
 from motet_kernels import BuildFailed, KernelReport, Ops, Selection, select_kernels
 
+from motet.blobs import open_origin
 from motet.engine.base import Progress, QuantizedBase, open_base
 from motet.engine.cores import compute_with, usable_cores
 from motet.engine.engine import Engine
@@ -71,11 +74,17 @@ def open_runtime(
     settings: Settings,
     progress: Progress,
     *,
+    database: Database | None = None,
+    changes: ChangeFeed | None = None,
+    require_room: RequireRoom = all_the_room,
     store_dir: Path | None = None,
     clock: StageClock | None = None,
 ) -> Runtime:
     """Load, quantise if need be, probe, and build all parts.
 
+    database: of the adapters, the caller's to close; None: a file of the store's own. changes:
+    tells of what other processes change in it; start it when this has returned, and close it
+    before the runtime. require_room: asked before an adapter is published.
     store_dir: where the adapters are; None: in the data directory.
     clock: put around the parts whose time a profile shows; None: nothing is timed.
 
@@ -106,7 +115,8 @@ def open_runtime(
     progress("Probing the model", 0.95)
     difference = _probe(base, model)
     tokenizer = Tokenizer.load(base.directory)
-    store = _store(store_dir or store_directory(settings.data_dir), settings, base, ops, dtype)
+    directory = store_dir or store_directory(settings.data_dir)
+    store = _store(directory, settings, base, ops, dtype, database, changes, require_room)
     doorbell = _Doorbell()
     arena = Arena(
         store.image,
@@ -115,6 +125,7 @@ def open_runtime(
         device=device,
         on_ready=doorbell,
     )
+    store.on_removed(arena.drop)
     ends = tokenizer.eos_ids
     sampler = Sampler(ends) if clock is None else TimedSampler(ends, clock)
     engine = Engine(model, arena, tokenizer, sampler, limits, max_waiting=settings.max_waiting)
@@ -181,7 +192,14 @@ def _probe(base: QuantizedBase, model: PagedModel) -> float:
 
 
 def _store(
-    directory: Path, settings: Settings, base: QuantizedBase, ops: Ops, dtype: torch.dtype
+    directory: Path,
+    settings: Settings,
+    base: QuantizedBase,
+    ops: Ops,
+    dtype: torch.dtype,
+    database: Database | None,
+    changes: ChangeFeed | None,
+    require_room: RequireRoom,
 ) -> AdapterStore:
     return AdapterStore(
         directory,
@@ -192,4 +210,9 @@ def _store(
         ),
         host_bytes=settings.adapter_host_bytes,
         max_image_bytes=settings.adapter_device_bytes,
+        database=database,
+        changes=changes,
+        max_versions=settings.max_adapter_versions,
+        require_room=require_room,
+        origin=open_origin(settings),
     )

@@ -1,246 +1,185 @@
-"""The tenants of a server and their keys, in a small SQLite database of their own.
-
-Every question reads the database, so what another process changes (the command line beside a
-running server) counts from its commit on: there is no cache that could outlive a revocation.
-"""
+"""The tenants of a server: made, renamed, suspended, deleted."""
 
 import re
-import sqlite3
-import threading
+import secrets
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
-from motet.errors import InvalidSetting, RequestRefused, TenantExists, TenantNotFound
-from motet.tenancy.keys import key_digest, key_id, new_key, same_key
+from motet_database import Database, record
+from motet_database.adapter_rows import delete_adapters_of
+from motet_database.tables import keys, quotas, tenants
+from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
+
+from motet.errors import RequestRefused, TenantExists, TenantNotFound
+from motet.tenancy.scopes import USUAL_SCOPES, checked_scopes
+from motet.tenancy.tenant_keys import insert_key
 
 DEFAULT_TENANT = "default"
 """The tenant of every request while no tenant is configured."""
 
 # The rule of adapter names, so that tenant and adapter names can be told the same way.
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-_BUSY_TIMEOUT_MS = 5000
-_VERSION = 1
-_SCHEMA = """
-CREATE TABLE tenants (
-    name TEXT PRIMARY KEY,
-    created INTEGER NOT NULL,
-    revoked INTEGER
-) STRICT, WITHOUT ROWID;
-CREATE TABLE keys (
-    digest BLOB PRIMARY KEY,
-    id TEXT NOT NULL UNIQUE,
-    tenant TEXT NOT NULL REFERENCES tenants (name),
-    created INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
-CREATE INDEX keys_of_tenant ON keys (tenant);
-CREATE TABLE admin_key (digest BLOB PRIMARY KEY, created INTEGER NOT NULL) STRICT, WITHOUT ROWID;
-"""
 
 
 @dataclass(frozen=True)
 class Tenant:
-    """One tenant. `key_ids` name its keys, oldest first; the keys themselves are not kept."""
+    """One tenant. `key_ids` name its keys, oldest first; the keys themselves are not kept.
 
+    `id` is what everything that belongs to it is stored under; the name may change.
+    """
+
+    id: str
     name: str
+    state: str  # "active" or "suspended"
+    state_since: int  # unix seconds
     created: int  # unix seconds
-    revoked: int | None  # unix seconds; None: active
     key_ids: tuple[str, ...]
 
 
-class Tenants:
-    """Tenants and keys in one SQLite file. Safe to call from any thread.
+def nothing() -> None:
+    """For those who need not be told of a change."""
 
-    A revoked tenant keeps its name: nobody else can take it, and with it the adapters stored
-    under it. `rotate` brings it back.
+
+class Tenants:
+    """Tenants in the database, which stays the caller's to close. Safe to call from any thread.
+
+    `changed` is called after each change, once it is committed. `actor`, in every method, is who
+    the audit log names.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Opens the database at `path`, making it (readable by its owner alone) if need be."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch(mode=0o600, exist_ok=True)
-        # Two connections, so that no reader waits while a writer waits for the disk.
-        self._reading, self._writing = threading.Lock(), threading.Lock()
-        self._writer, self._reader = _connect(path), _connect(path)
-        self._prepare()
+    def __init__(self, database: Database, changed: Callable[[], None] = nothing) -> None:
+        self._database = database
+        self._changed = changed
 
-    def create(self, name: str) -> tuple[Tenant, str]:
+    def create(
+        self, name: str, *, scopes: Iterable[str] = USUAL_SCOPES, actor: str = "operator"
+    ) -> tuple[Tenant, str]:
         """Adds a tenant and returns it with its first key, which cannot be shown again.
 
-        Raises RequestRefused for a name outside the rule, TenantExists for one in use.
+        Raises RequestRefused for a name outside the rule or an unknown scope, TenantExists for a
+        name in use.
         """
         require_tenant_name(name)
+        allowed = checked_scopes(scopes)
         now = int(time.time())
-        with self._write() as db:
-            row = db.execute("SELECT revoked FROM tenants WHERE name = ?", (name,)).fetchone()
-            if row is not None:
-                raise TenantExists(_exists(name, revoked=row[0] is not None), "tenant_exists")
-            db.execute("INSERT INTO tenants (name, created) VALUES (?, ?)", (name, now))
-            key = self._insert_key(db, name, now)
-        return self.get(name), key
+        with self._database.write() as db:
+            _require_free(db, name)
+            id = _free_id(db, name)
+            row = {"id": id, "name": name, "state": "active", "state_since": now, "created": now}
+            db.execute(insert(tenants), row)
+            record(db, actor=actor, action="tenant.created", tenant=id, detail={"name": name})
+            _, secret = insert_key(db, tenant=id, scopes=allowed, actor=actor)
+        self._changed()
+        return self.get(name), secret
 
     def get(self, name: str) -> Tenant:
-        """The tenant of that name, revoked or not. Raises TenantNotFound."""
-        tenants = self._select("WHERE name = ?", (name,))
-        if not tenants:
+        """The tenant of that name, suspended or not. Raises TenantNotFound."""
+        found = self._select(_named(name))
+        if not found:
             raise _not_found(name)
-        return tenants[0]
+        return found[0]
 
     def list(self) -> Sequence[Tenant]:
-        """Every tenant, revoked ones too, by name."""
-        return self._select("", ())
+        """Every tenant that is not deleted, by name."""
+        return self._select(tenants.c.state != "deleted")
 
-    def add_key(self, name: str) -> str:
-        """A further key for an active tenant, beside those it has. Raises TenantNotFound."""
-        with self._write() as db:
-            self._require_active(db, name)
-            return self._insert_key(db, name, int(time.time()))
+    def rename(self, name: str, new: str, *, actor: str = "operator") -> Tenant:
+        """Another name for the same tenant: keys, adapters and usage stay with it.
 
-    def rotate(self, name: str) -> str:
-        """Ends all keys of a tenant and returns its one new key; a revoked tenant is active again.
-
-        Raises TenantNotFound.
+        Raises TenantNotFound, RequestRefused, TenantExists.
         """
-        with self._write() as db:
-            self._delete_keys(db, name)
-            db.execute("UPDATE tenants SET revoked = NULL WHERE name = ?", (name,))
-            return self._insert_key(db, name, int(time.time()))
+        require_tenant_name(new)
+        with self._database.write() as db:
+            id = _require(db, name)
+            if new != name:
+                _require_free(db, new)
+                db.execute(update(tenants).where(tenants.c.id == id).values(name=new))
+                detail = {"from": name, "to": new}
+                record(db, actor=actor, action="tenant.renamed", tenant=id, detail=detail)
+        self._changed()
+        return self.get(new)
 
-    def revoke(self, name: str) -> None:
-        """Ends a tenant and all its keys, from this moment on. Raises TenantNotFound."""
-        with self._write() as db:
-            self._delete_keys(db, name)
-            db.execute(
-                "UPDATE tenants SET revoked = ? WHERE name = ? AND revoked IS NULL",
-                (int(time.time()), name),
-            )
+    def suspend(self, name: str, *, actor: str = "operator") -> Tenant:
+        """It keeps everything and may do nothing, until `resume`. Raises TenantNotFound."""
+        return self._turn(name, "suspended", actor)
 
-    def revoke_key(self, name: str, id: str) -> None:
-        """Ends one key of a tenant, from this moment on. Raises TenantNotFound."""
-        with self._write() as db:
-            ended = db.execute("DELETE FROM keys WHERE tenant = ? AND id = ?", (name, id)).rowcount
-        if not ended:
-            raise TenantNotFound(
-                "This tenant has no key with that id; list the tenants to see their key ids.",
-                "key_not_found",
-            )
+    def resume(self, name: str, *, actor: str = "operator") -> Tenant:
+        """Its keys work again. Raises TenantNotFound."""
+        return self._turn(name, "active", actor)
 
-    def authenticate(self, key: str) -> str | None:
-        """The name of the active tenant this key belongs to; None for a key nobody has."""
-        digest = key_digest(key)
-        if digest is None:
-            return None
-        row = self._one("SELECT digest, tenant FROM keys WHERE digest = ?", (digest,))
-        return str(row[1]) if row is not None and same_key(digest, row[0]) else None
+    def delete(self, name: str, *, actor: str = "operator") -> str:
+        """Ends a tenant and everything it has, for good; returns its id, never used again.
+
+        Keys, quota and the rows of its adapters go in one transaction; the adapters' bytes go
+        when the store finds that no version names them. Usage and audit log stay. The name is
+        free again. Raises TenantNotFound.
+        """
+        now = int(time.time())
+        with self._database.write() as db:
+            id = _require(db, name)
+            gone = update(tenants).where(tenants.c.id == id)
+            db.execute(gone.values(state="deleted", state_since=now))
+            for table in (keys, quotas):
+                db.execute(delete(table).where(table.c.tenant == id))
+            delete_adapters_of(db, id, actor=actor)
+            record(db, actor=actor, action="tenant.deleted", tenant=id, detail={"name": name})
+        self._changed()
+        return id
+
+    def rotate(
+        self, name: str, *, scopes: Iterable[str] = USUAL_SCOPES, actor: str = "operator"
+    ) -> str:
+        """Ends all keys of a tenant at once and returns its one new key. Raises TenantNotFound."""
+        allowed = checked_scopes(scopes)
+        with self._database.write() as db:
+            id = _require(db, name)
+            mine = keys.c.tenant == id
+            for ended in db.execute(select(keys.c.id).where(mine)).scalars().all():
+                record(db, actor=actor, action="key.revoked", tenant=id, subject=ended)
+            db.execute(delete(keys).where(mine))
+            _, secret = insert_key(db, tenant=id, scopes=allowed, actor=actor)
+        self._changed()
+        return secret
 
     def configured(self) -> bool:
         """Whether a tenant was ever created: from then on every request needs a key.
 
-        Revoked tenants count, so that revoking the last one does not open the server to all.
+        Suspended and deleted ones count, so that ending the last one does not open the server.
         """
-        return self._one("SELECT 1 FROM tenants LIMIT 1", ()) is not None
+        with self._database.read() as db:
+            return db.execute(select(tenants.c.id).limit(1)).scalar() is not None
 
-    def new_admin_key(self) -> str:
-        """Makes the admin key, in place of any older one, and returns it; it is kept hashed."""
-        key = new_key()
-        with self._write() as db:
-            db.execute("DELETE FROM admin_key")
-            db.execute(
-                "INSERT INTO admin_key (digest, created) VALUES (?, ?)",
-                (key_digest(key), int(time.time())),
-            )
-        return key
+    def _turn(self, name: str, state: str, actor: str) -> Tenant:
+        with self._database.write() as db:
+            id = _require(db, name)
+            change = update(tenants).where(tenants.c.id == id, tenants.c.state != state)
+            if db.execute(change.values(state=state, state_since=int(time.time()))).rowcount:
+                action = "tenant.resumed" if state == "active" else "tenant.suspended"
+                record(db, actor=actor, action=action, tenant=id)
+        self._changed()
+        return self.get(name)
 
-    def is_admin(self, key: str) -> bool:
-        """Whether this is the admin key that `new_admin_key` made last."""
-        digest, row = key_digest(key), self._one("SELECT digest FROM admin_key", ())
-        return digest is not None and row is not None and same_key(digest, row[0])
-
-    def has_admin_key(self) -> bool:
-        """Whether `new_admin_key` was ever called on this database."""
-        return self._one("SELECT 1 FROM admin_key", ()) is not None
-
-    def close(self) -> None:
-        """Closes the database; nothing may be called afterwards."""
-        with self._writing, self._reading:
-            self._writer.close()
-            self._reader.close()
-
-    def _prepare(self) -> None:
-        with self._write() as db:
-            version = db.execute("PRAGMA user_version").fetchone()[0]
-            if version == 0:
-                for statement in _SCHEMA.split(";"):
-                    db.execute(statement)
-                db.execute(f"PRAGMA user_version = {_VERSION}")
-            elif version != _VERSION:
-                raise InvalidSetting(
-                    f"The tenants database is of version {version}, this program knows version "
-                    f"{_VERSION}. Use the program that made it, or another data_dir.",
-                    param="MOTET_DATA_DIR",
-                )
-
-    @contextmanager
-    def _write(self) -> Iterator[sqlite3.Connection]:
-        """One writing transaction, begun at once so that two writers cannot deadlock."""
-        with self._writing:
-            self._writer.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._writer
-            except BaseException:
-                self._writer.execute("ROLLBACK")
-                raise
-            self._writer.execute("COMMIT")
-
-    def _one(self, query: str, values: tuple[object, ...]) -> tuple[bytes, ...] | None:
-        with self._reading:
-            row: tuple[bytes, ...] | None = self._reader.execute(query, values).fetchone()
-        return row
-
-    def _select(self, where: str, values: tuple[object, ...]) -> Sequence[Tenant]:
-        query = f"""
-            SELECT name, created, revoked,
-                   (SELECT group_concat(id) FROM
-                       (SELECT id FROM keys WHERE tenant = name ORDER BY created, id))
-            FROM tenants {where} ORDER BY name"""
-        with self._reading:
-            rows = self._reader.execute(query, values).fetchall()
+    def _select(self, where: ColumnElement[bool]) -> Sequence[Tenant]:
+        of_tenants = select(tenants).where(where).order_by(tenants.c.name)
+        of_keys = select(keys.c.tenant, keys.c.id).order_by(keys.c.created, keys.c.id)
+        ids: dict[str, list[str]] = {}
+        with self._database.read() as db:
+            rows: Sequence[Any] = db.execute(of_tenants).all()
+            for tenant, id in db.execute(of_keys):
+                ids.setdefault(tenant, []).append(id)
         return [
-            Tenant(name, created, revoked, tuple(ids.split(",")) if ids else ())
-            for name, created, revoked, ids in rows
+            Tenant(
+                row.id,
+                row.name,
+                row.state,
+                row.state_since,
+                row.created,
+                tuple(ids.get(row.id, ())),
+            )
+            for row in rows
         ]
-
-    def _require_active(self, db: sqlite3.Connection, name: str) -> None:
-        query = "SELECT 1 FROM tenants WHERE name = ? AND revoked IS NULL"
-        if db.execute(query, (name,)).fetchone() is None:
-            raise _not_found(name)
-
-    def _delete_keys(self, db: sqlite3.Connection, name: str) -> None:
-        if db.execute("SELECT 1 FROM tenants WHERE name = ?", (name,)).fetchone() is None:
-            raise _not_found(name)
-        db.execute("DELETE FROM keys WHERE tenant = ?", (name,))
-
-    def _insert_key(self, db: sqlite3.Connection, name: str, now: int) -> str:
-        key = new_key()
-        digest = key_digest(key)
-        assert digest is not None
-        db.execute(
-            "INSERT INTO keys (digest, id, tenant, created) VALUES (?, ?, ?, ?)",
-            (digest, key_id(digest), name, now),
-        )
-        return key
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    """Autocommit: each SELECT is a transaction of its own and sees the newest commit."""
-    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    db.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
-    db.execute("PRAGMA journal_mode = WAL")
-    db.execute("PRAGMA synchronous = FULL")
-    db.execute("PRAGMA foreign_keys = ON")
-    return db
 
 
 def require_tenant_name(name: str) -> None:
@@ -254,13 +193,38 @@ def require_tenant_name(name: str) -> None:
         )
 
 
-def _exists(name: str, *, revoked: bool) -> str:
-    if revoked:
-        return (
-            f"The name {name!r} belongs to a revoked tenant, whose adapters are still stored "
-            "under it. Rotate its key to bring it back, or choose another name."
+def _named(name: str) -> ColumnElement[bool]:
+    return (tenants.c.name == name) & (tenants.c.state != "deleted")
+
+
+def _require(db: Connection, name: str) -> str:
+    """The id of the tenant of that name. Raises TenantNotFound."""
+    id = db.execute(select(tenants.c.id).where(_named(name))).scalar()
+    if id is None:
+        raise _not_found(name)
+    return str(id)
+
+
+def _require_free(db: Connection, name: str) -> None:
+    state = db.execute(select(tenants.c.state).where(_named(name))).scalar()
+    if state == "suspended":
+        raise TenantExists(
+            f"The name {name!r} belongs to a suspended tenant, whose adapters are still stored. "
+            "Resume it, or choose another name.",
+            "tenant_exists",
         )
-    return f"There is a tenant named {name!r} already; choose another name, or rotate its key."
+    if state is not None:
+        raise TenantExists(
+            f"There is a tenant named {name!r} already; choose another name.", "tenant_exists"
+        )
+
+
+def _free_id(db: Connection, name: str) -> str:
+    """The name itself, so that people can read it; with a suffix where a tenant had it before."""
+    id = name
+    while db.execute(select(tenants.c.id).where(tenants.c.id == id)).scalar() is not None:
+        id = f"{name[:55]}-{secrets.token_hex(4)}"
+    return id
 
 
 def _not_found(name: str) -> TenantNotFound:

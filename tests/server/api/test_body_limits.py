@@ -103,19 +103,18 @@ def test_a_body_that_stops_coming_is_given_up(small: LiveServer, method: str, pa
         answer = reply(connected)
     assert answer.status == 408
     assert answer.json()["error"]["code"] == "body_stalled"
+    if method == "PUT":  # what came may be continued, or dropped
+        with small.client("acme") as client:
+            assert client.delete("/v1/adapters/slow/files").status_code == 200
     assert staged(small) == []
 
 
-def test_an_upload_cut_off_leaves_nothing(small: LiveServer) -> None:
-    for path, kind in (
-        (f"/v1/adapters/cut/files/{CONFIG_FILE}", "application/octet-stream"),
-        ("/v1/adapters/cut", "multipart/form-data; boundary=abc"),
-    ):
-        headers = {"Content-Type": kind, "Content-Length": "5000"}
-        with connection(small) as connected:
-            connected.sendall(head(small, "PUT", path, headers))
-            connected.sendall(b'--abc\r\nContent-Disposition: form-data; name="x"\r\n\r\n')
-            time.sleep(0.05)
+def test_a_form_cut_off_leaves_nothing(small: LiveServer) -> None:
+    headers = {"Content-Type": "multipart/form-data; boundary=abc", "Content-Length": "5000"}
+    with connection(small) as connected:
+        connected.sendall(head(small, "PUT", "/v1/adapters/cut", headers))
+        connected.sendall(b'--abc\r\nContent-Disposition: form-data; name="x"\r\n\r\n')
+        time.sleep(0.05)
     deadline = time.monotonic() + 5
     while staged(small) and time.monotonic() < deadline:
         time.sleep(0.01)

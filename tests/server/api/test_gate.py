@@ -7,17 +7,18 @@ import pytest
 from motet.api.auth import Gate
 from motet.errors import Forbidden, MotetError, Unauthorized
 from motet.settings import Settings
-from motet.tenancy.tenants import DEFAULT_TENANT, Tenants
+from motet.tenancy.tenancy import Tenancy
+from motet.tenancy.tenants import DEFAULT_TENANT
 from starlette.requests import Request
 
 from tests.support.live_server import ADMIN_KEY, BASE_NAME, live_server
+from tests.support.tenants import opened_tenancy
 
 
 @pytest.fixture
-def tenants(tmp_path: Path) -> Iterator[Tenants]:
-    opened = Tenants(tmp_path / "tenants.db")
-    yield opened
-    opened.close()
+def tenancy(tmp_path: Path) -> Iterator[Tenancy]:
+    with opened_tenancy(tmp_path / "motet.sqlite3") as opened:
+        yield opened
 
 
 def request(peer: str | None = "127.0.0.1", **headers: str) -> Request:
@@ -26,36 +27,46 @@ def request(peer: str | None = "127.0.0.1", **headers: str) -> Request:
     return Request({"type": "http", "method": "GET", "headers": raw, "client": client})
 
 
-def gate(tenants: Tenants, host: str = "127.0.0.1") -> Gate:
-    return Gate(Settings(host=host, admin_key=ADMIN_KEY), tenants)  # type: ignore[arg-type]
+def gate(tenancy: Tenancy, host: str = "127.0.0.1") -> Gate:
+    return Gate(Settings(host=host, admin_key=ADMIN_KEY), tenancy)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     "host", ["127.0.0.1", "127.0.0.1:8000", "localhost:1", "LOCALHOST", "[::1]:8000", "[::1]"]
 )
-def test_without_tenants_loopback_names_are_served(tenants: Tenants, host: str) -> None:
-    assert gate(tenants).tenant(request(host=host)) == DEFAULT_TENANT
+def test_without_tenants_loopback_names_are_served(tenancy: Tenancy, host: str) -> None:
+    assert gate(tenancy).tenant(request(host=host)) == DEFAULT_TENANT
 
 
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "", "[::2]", "10.0.0.1"]
 )
-def test_without_tenants_a_rebound_name_is_refused(tenants: Tenants, host: str) -> None:
+def test_without_tenants_a_rebound_name_is_refused(tenancy: Tenancy, host: str) -> None:
     with pytest.raises(Forbidden, match="loopback name"):
-        gate(tenants).tenant(request(host=host))
+        gate(tenancy).tenant(request(host=host))
 
 
-def test_without_tenants_a_server_for_the_world_serves_nobody(tenants: Tenants) -> None:
+def test_without_tenants_a_server_for_the_world_serves_nobody(tenancy: Tenancy) -> None:
     with pytest.raises(Unauthorized):
-        gate(tenants, "0.0.0.0").tenant(request(host="127.0.0.1"))
+        gate(tenancy, "0.0.0.0").tenant(request(host="127.0.0.1"))
 
 
-def test_with_tenants_names_do_not_matter_and_keys_do(tenants: Tenants) -> None:
-    _, key = tenants.create("acme")
+def test_with_tenants_names_do_not_matter_and_keys_do(tenancy: Tenancy) -> None:
+    _, key = tenancy.tenants.create("acme")
     asked = request(host="evil.example", authorization=f"Bearer {key}")
-    assert gate(tenants, "0.0.0.0").tenant(asked) == "acme"
+    assert gate(tenancy, "0.0.0.0").tenant(asked) == "acme"
     with pytest.raises(Unauthorized):
-        gate(tenants).tenant(request(host="127.0.0.1"))
+        gate(tenancy).tenant(request(host="127.0.0.1"))
+
+
+def test_the_first_tenants_key_is_its_own_from_the_first_request(
+    tenancy: Tenancy, tmp_path: Path
+) -> None:
+    """Also in the moment before the server has heard of the tenant: it is not the default one."""
+    with opened_tenancy(tmp_path / "motet.sqlite3") as beside:
+        key = beside.tenants.create("acme")[1]
+    asked = request(host="127.0.0.1", authorization=f"Bearer {key}")
+    assert gate(tenancy).tenant(asked) == "acme"
 
 
 @pytest.mark.parametrize(
@@ -70,18 +81,18 @@ def test_with_tenants_names_do_not_matter_and_keys_do(tenants: Tenants) -> None:
     ],
 )
 def test_metrics_from_afar_need_the_admin_key(
-    tenants: Tenants, peer: str | None, headers: dict[str, str]
+    tenancy: Tenancy, peer: str | None, headers: dict[str, str]
 ) -> None:
-    _, key = tenants.create("acme")
+    _, key = tenancy.tenants.create("acme")
     for extra in ({}, {"authorization": f"Bearer {key}"}, {"authorization": "Bearer no"}):
         with pytest.raises(MotetError):
-            gate(tenants).require_operator(request(peer, **headers, **extra))
-    gate(tenants).require_operator(request(peer, **headers, authorization=f"Bearer {ADMIN_KEY}"))
+            gate(tenancy).require_operator(request(peer, **headers, **extra))
+    gate(tenancy).require_operator(request(peer, **headers, authorization=f"Bearer {ADMIN_KEY}"))
 
 
-def test_metrics_from_here_need_no_key(tenants: Tenants) -> None:
-    gate(tenants).require_operator(request(host="127.0.0.1:8000"))
-    gate(tenants).require_operator(request("::1", host="[::1]:8000"))
+def test_metrics_from_here_need_no_key(tenancy: Tenancy) -> None:
+    gate(tenancy).require_operator(request(host="127.0.0.1:8000"))
+    gate(tenancy).require_operator(request("::1", host="[::1]:8000"))
 
 
 def test_a_server_without_tenants_works_and_then_takes_keys_only(tmp_path: Path) -> None:

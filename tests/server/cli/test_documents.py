@@ -25,11 +25,13 @@ def test_the_readme_s_settings_table_is_the_program_s(run):
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_every_command_in_the_documents_exists(run, name):
-    written = r"(?:^|`|\$\()motet ((?:tenants|adapters) [a-z-]+|[a-z]+)\b"
+    written = r"(?:^|`|\$\()motet ((?:tenants|keys|adapters) [a-z-]+|[a-z]+)\b"
     commands = set(re.findall(written, _text(name), re.MULTILINE))
-    known = {"serve", "quantize", "generate", "profile", "config"}
-    known |= {f"tenants {sub}" for sub in ("create", "list", "revoke", "rotate", "admin-key")}
-    known |= {f"adapters {sub}" for sub in ("push", "list", "rm", "check")}
+    known = {"serve", "quantize", "generate", "profile", "config", "usage", "audit"}
+    changes = ("create", "list", "rename", "suspend", "resume", "delete", "rotate")
+    known |= {f"tenants {sub}" for sub in (*changes, "quota", "admin-key")}
+    known |= {f"keys {sub}" for sub in ("create", "list", "rotate", "revoke")}
+    known |= {f"adapters {sub}" for sub in ("push", "import", "list", "rm", "check")}
     assert commands <= known
     for command in sorted(commands):
         assert run(*command.split(), "--help").exit_code == 0

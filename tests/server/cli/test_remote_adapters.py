@@ -1,3 +1,7 @@
+import base64
+import hashlib
+import json
+
 import pytest
 
 from tests.support.scripted_server import scripted_server
@@ -25,30 +29,51 @@ def adapter_dir(tmp_path):
     return directory
 
 
+FILE = {"object": "adapter.file", "bytes": 1}
+FRESH = {
+    "GET /v1/adapters/red/files": (404, {"error": {"message": "No files."}}),
+    "PUT /v1/adapters/red/files/adapter_config.json": (201, FILE),
+    "POST /v1/adapters/red/files/adapter_model.safetensors": (404, {"error": {"message": "No."}}),
+    "PUT /v1/adapters/red/files/adapter_model.safetensors": (201, FILE),
+    "POST /v1/adapters/red/commit": (201, ADAPTER),
+    "DELETE /v1/adapters/red/files": (200, {}),
+}
+
+
 def test_push_sends_both_files_and_shows_what_matched(run, adapter_dir):
-    with scripted_server({"PUT /v1/adapters/red": (201, ADAPTER)}) as server:
+    with scripted_server(FRESH) as server:
         result = run("adapters", "push", adapter_dir, "--url", server.url, "--key", "k")
     assert result.exit_code == 0, result.output
-    (seen,) = server.seen
-    assert seen.headers["Authorization"] == "Bearer k"
-    assert b'name="adapter_config.json"; filename="adapter_config.json"' in seen.body
-    assert b"weights" * 100 in seen.body
+    config, weights = (seen for seen in server.seen if seen.method == "PUT")
+    assert weights.headers["Authorization"] == "Bearer k"
+    assert config.body == b'{"r": 4}'
+    assert weights.body == b"weights" * 100
+    assert weights.headers["Upload-Offset"] == "0"
+    assert weights.headers["Repr-Digest"] == digest(b"weights" * 100)
     assert "q_proj x 30, v_proj x 30" in result.stdout
     assert "Adapter red is published." in result.stderr
 
 
+def digest(data):
+    return f"sha-256=:{base64.b64encode(hashlib.sha256(data).digest()).decode()}:"
+
+
 def test_push_under_another_name_as_a_dry_run(run, adapter_dir, monkeypatch):
-    with scripted_server({"PUT /v1/adapters/blue": (200, ADAPTER)}) as server:
+    replies = {path.replace("/red", "/blue"): reply for path, reply in FRESH.items()}
+    with scripted_server(replies) as server:
         monkeypatch.setenv("MOTET_URL", server.url)
         monkeypatch.setenv("MOTET_API_KEY", "from-the-environment")
         result = run("adapters", "push", adapter_dir, "--name", "blue", "--dry-run")
-    assert server.seen[0].path == "/v1/adapters/blue?dry_run=true"
-    assert server.seen[0].headers["Authorization"] == "Bearer from-the-environment"
+    *_, checked, dropped = server.seen
+    assert checked.path == "/v1/adapters/blue/commit?dry_run=true"
+    assert (dropped.method, dropped.path) == ("DELETE", "/v1/adapters/blue/files")
+    assert checked.headers["Authorization"] == "Bearer from-the-environment"
     assert "would be accepted; nothing was published" in result.stderr
 
 
 def test_the_server_s_refusal_is_told_in_its_own_words(run, adapter_dir):
-    with scripted_server({"PUT /v1/adapters/red": (422, REFUSED)}) as server:
+    replies = {**FRESH, "POST /v1/adapters/red/commit": (422, REFUSED)}
+    with scripted_server(replies) as server:
         result = run("adapters", "push", adapter_dir, "--url", server.url)
     assert result.exit_code == 2
     assert result.stderr == "Error: r is 512, more than 256.\n"
@@ -75,6 +100,19 @@ def test_an_empty_list_says_what_to_do(run):
         result = run("adapters", "list", "--url", server.url)
     assert result.stdout == ""
     assert "motet adapters push DIR" in result.stderr
+
+
+def test_import_names_tenant_adapter_and_place(run, monkeypatch):
+    path = "POST /admin/tenants/acme/adapters/mine/import"
+    with scripted_server({path: (201, ADAPTER)}) as server:
+        monkeypatch.setenv("MOTET_ADMIN_KEY", "the-admin-key-of-the-tests")
+        url = "s3://bucket/trained/mine/"
+        result = run("adapters", "import", url, "--tenant", "acme", "--url", server.url)
+    assert result.exit_code == 0, result.output
+    (seen,) = server.seen
+    assert json.loads(seen.body) == {"url": url}
+    assert seen.headers["Authorization"] == "Bearer the-admin-key-of-the-tests"
+    assert "Adapter mine of acme is published." in result.stderr
 
 
 def test_rm_deletes_by_name(run):
@@ -138,3 +176,25 @@ def test_no_directory_is_a_sentence(run, tmp_path):
     result = run("adapters", "push", tmp_path / "nothing")
     assert result.exit_code == 2
     assert "is no directory" in result.stderr
+
+
+def test_versions_are_a_table_with_the_served_one_marked(run):
+    data = [{**ADAPTER, "version": 2, "current": False}, {**ADAPTER, "version": 1, "current": True}]
+    with scripted_server({"GET /v1/adapters/red/versions": (200, {"data": data})}) as server:
+        result = run("adapters", "versions", "red", "--url", server.url)
+    newer, served = (line.split() for line in result.stdout.splitlines()[1:])
+    assert newer[:2] == ["2", "dora"]
+    assert served[:3] == ["*", "1", "dora"]
+
+
+def test_rollback_asks_for_a_version_or_for_the_one_before(run):
+    with scripted_server(
+        {"POST /v1/adapters/red/rollback": (200, {**ADAPTER, "version": 1})}
+    ) as server:
+        result = run("adapters", "rollback", "red", "--url", server.url)
+        run("adapters", "rollback", "red", "--version", "3", "--url", server.url)
+    assert result.stdout == "Adapter red serves version 1 again.\n"
+    assert [seen.path for seen in server.seen] == [
+        "/v1/adapters/red/rollback",
+        "/v1/adapters/red/rollback?version=3",
+    ]

@@ -7,6 +7,7 @@ import httpx
 import pytest
 from motet.demo.catalog import DEMO_TENANTS
 
+from tests.support.live_server import eventually
 from tests.support.server_process import demo_server
 
 pytestmark = pytest.mark.slow
@@ -90,8 +91,8 @@ def test_a_tenant_made_beside_it_is_served_at_once(server, data_dir, run):
     key = run("tenants", "create", "late", "--data-dir", data_dir).stdout.strip()
     with _client(server, key) as client:
         assert client.get("/v1/models").status_code == 200
-        run("tenants", "revoke", "late", "--data-dir", data_dir)
-        assert client.get("/v1/models").status_code == 401
+        run("tenants", "suspend", "late", "--data-dir", data_dir)
+        assert eventually(lambda: client.get("/v1/models").status_code == 401, 1.0)
 
 
 def test_sigterm_lets_a_stream_finish_and_then_ends_well(server):

@@ -7,12 +7,13 @@ from motet.settings import Settings
 from motet.tenancy.exposure import check_exposure
 from motet.tenancy.tenants import Tenants
 
+from tests.support.tenants import opened_tenancy
+
 
 @pytest.fixture
 def tenants(tmp_path: Path) -> Iterator[Tenants]:
-    opened = Tenants(tmp_path / "tenants.db")
-    yield opened
-    opened.close()
+    with opened_tenancy(tmp_path / "motet.sqlite3") as opened:
+        yield opened.tenants
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "localhost", "::1"])

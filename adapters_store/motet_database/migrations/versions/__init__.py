@@ -1,0 +1,1 @@
+"""The steps; `revision` and `down_revision` give their order."""

@@ -1,0 +1,249 @@
+"""From an upload to its first token, and what the neighbours notice of it.
+
+    .venv/bin/python benchmarks/upload.py [--uploads 8] [--neighbours 4] [--rank 16] [--json FILE]
+
+A `motet serve` process answers over loopback. Each upload is a new adapter on every linear layer,
+sent as one multipart form; the reply to it is followed by a completion of one token on it. Uploads
+are made first with nothing else to do, then while every neighbour streams tokens from an adapter
+of its own. A neighbour's time between two tokens counts as
+- quiet, while nothing is uploaded: a pause of `--pause` seconds comes before each upload;
+- upload, if any part of it lies between the first byte of a form and the reply to it;
+- first token, if any part of it lies between that reply and the first token.
+The client runs on the same cores as the server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+import httpx
+from motet.engine.base import QuantizedBase, open_base
+from motet_process import MotetProcess, motet_process, share_bases
+from random_adapters import random_adapter
+
+PROMPT = "A baker gets up early in the morning because"
+_TIMEOUT_S = 120.0
+
+
+@dataclass(frozen=True)
+class Upload:
+    """When one began, was answered and gave its token; monotonic seconds."""
+
+    begun: float
+    accepted: float
+    first_token: float
+
+
+@dataclass
+class Neighbour:
+    """Streams completions from one adapter until told to stop; times of all its tokens."""
+
+    url: str
+    model: str
+    stop: threading.Event
+    answers: list[list[float]] = field(default_factory=list)
+
+    def run(self) -> None:
+        with httpx.Client(base_url=self.url, timeout=_TIMEOUT_S) as client:
+            while not self.stop.is_set():
+                self.answers.append([])
+                self._stream(client, self.answers[-1])
+
+    def gaps(self) -> list[tuple[float, float]]:
+        """(beginning, end) of the time between two tokens of one answer."""
+        return [gap for times in self.answers for gap in pairwise(times)]
+
+    def _stream(self, client: httpx.Client, times: list[float]) -> None:
+        body = _body(self.model, max_tokens=400)
+        with client.stream("POST", "/v1/completions", json=body) as reply:
+            for line in reply.iter_lines():
+                if _is_token(line):
+                    times.append(time.monotonic())
+                if self.stop.is_set():
+                    return
+
+
+def main() -> None:
+    options = _options()
+    with tempfile.TemporaryDirectory() as scratch:
+        data_dir = Path(scratch)
+        share_bases(data_dir, options.data_dir)
+        base = open_base(options.base, cache_dir=data_dir)
+        flags = ["--base", options.base] if options.base else []
+        with motet_process(data_dir, *flags) as server:
+            result = _measure(server, base, options)
+    _print(result, options)
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--base", help="as for motet serve; default: the demo base")
+    parser.add_argument("--data-dir", type=Path, default=Path("motet-data"), help="with its base")
+    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--uploads", type=int, default=8, help="of each kind")
+    parser.add_argument("--neighbours", type=int, default=4)
+    parser.add_argument("--pause", type=float, default=1.5, help="seconds before each upload")
+    parser.add_argument("--json", type=Path, help="write the figures there")
+    return parser.parse_args()
+
+
+def _measure(
+    server: MotetProcess, base: QuantizedBase, options: argparse.Namespace
+) -> dict[str, object]:
+    stop = threading.Event()
+    with httpx.Client(base_url=server.url, timeout=_TIMEOUT_S) as client:
+        size = _put(client, "warm", random_adapter(base, rank=options.rank, seed=0))
+        _first_token(client, "warm")
+        # Made beforehand: the client's arithmetic would slow the neighbours.
+        files = [
+            random_adapter(base, rank=options.rank, seed=seed)
+            for seed in range(1, 2 * options.uploads + 1)
+        ]
+        alone = [_upload(client, files.pop()) for _ in range(options.uploads)]
+        neighbours = []
+        for index in range(options.neighbours):
+            name = f"neighbour-{index}"
+            _put(client, name, random_adapter(base, rank=options.rank, seed=1000 + index))
+            neighbours.append(Neighbour(server.url, name, stop))
+        threads = [threading.Thread(target=neighbour.run) for neighbour in neighbours]
+        for thread in threads:
+            thread.start()
+        try:
+            time.sleep(options.pause)  # prompts are computed and adapters loaded
+            settled = time.monotonic()
+            beside = []
+            while files:
+                time.sleep(options.pause)
+                beside.append(_upload(client, files.pop()))
+            time.sleep(options.pause)
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+    gaps = [gap for neighbour in neighbours for gap in neighbour.gaps() if gap[0] >= settled]
+    return {
+        "base": options.base or "the demo base",
+        "rank": options.rank,
+        "upload_bytes": size,
+        "neighbours": options.neighbours,
+        "alone": _times(alone),
+        "beside_neighbours": _times(beside),
+        "gaps": {name: asdict(one) for name, one in _by_window(gaps, beside).items()},
+    }
+
+
+def _upload(client: httpx.Client, files: dict[str, bytes]) -> Upload:
+    begun = time.monotonic()
+    _put(client, "measured", files)
+    accepted = time.monotonic()
+    _first_token(client, "measured")
+    done = Upload(begun, accepted, time.monotonic())
+    client.delete("/v1/adapters/measured").raise_for_status()
+    return done
+
+
+def _put(client: httpx.Client, name: str, files: dict[str, bytes]) -> int:
+    """Bytes of the files."""
+    parts = {filename: (filename, data) for filename, data in files.items()}
+    client.put(f"/v1/adapters/{name}", files=parts).raise_for_status()
+    return sum(len(data) for data in files.values())
+
+
+def _first_token(client: httpx.Client, model: str) -> None:
+    body = _body(model, max_tokens=1)
+    with client.stream("POST", "/v1/completions", json=body) as reply:
+        if not any(_is_token(line) for line in reply.iter_lines()):
+            raise RuntimeError(f"no token from {model}: {reply.status_code}")
+
+
+def _body(model: str, max_tokens: int) -> dict[str, object]:
+    return {
+        "model": model,
+        "prompt": PROMPT,
+        "max_tokens": max_tokens,
+        "temperature": 0,
+        "ignore_eos": True,
+        "stream": True,
+    }
+
+
+def _is_token(line: str) -> bool:
+    return line.startswith("data: {") and '"choices"' in line
+
+
+@dataclass(frozen=True)
+class Gaps:
+    """Seconds between two tokens."""
+
+    count: int
+    p50_s: float
+    p99_s: float
+    max_s: float
+
+    @classmethod
+    def of(cls, gaps: Sequence[tuple[float, float]]) -> Gaps:
+        lengths = sorted(end - begin for begin, end in gaps) or [float("nan")]
+        middle, late = (lengths[int(share * (len(lengths) - 1))] for share in (0.5, 0.99))
+        return cls(len(gaps), middle, late, lengths[-1])
+
+
+def _by_window(gaps: list[tuple[float, float]], uploads: list[Upload]) -> dict[str, Gaps]:
+    windows = {
+        "upload": [(one.begun, one.accepted) for one in uploads],
+        "first token": [(one.accepted, one.first_token) for one in uploads],
+    }
+    touched = {
+        name: [gap for gap in gaps if any(gap[0] < end and begin < gap[1] for begin, end in spans)]
+        for name, spans in windows.items()
+    }
+    busy = {gap for found in touched.values() for gap in found}
+    touched = {"quiet": [gap for gap in gaps if gap not in busy], **touched, "all of them": gaps}
+    return {name: Gaps.of(found) for name, found in touched.items()}
+
+
+def _times(uploads: list[Upload]) -> dict[str, float]:
+    accepted = [one.accepted - one.begun for one in uploads]
+    whole = [one.first_token - one.begun for one in uploads]
+    return {
+        "upload_median_s": statistics.median(accepted),
+        "first_token_median_s": statistics.median(whole),
+        "first_token_max_s": max(whole),
+    }
+
+
+def _print(result: dict[str, object], options: argparse.Namespace) -> None:
+    size = result["upload_bytes"]
+    assert isinstance(size, int)
+    print(
+        f"{result['base']}, LoRA of rank {options.rank} on every linear layer ({size / 1e6:.1f} MB "
+        f"in float32), {options.uploads} uploads each, {options.neighbours} neighbours.\n"
+    )
+    print("| seconds | upload accepted, median | first token, median | first token, worst |")
+    print("|---|---|---|---|")
+    for name in ("alone", "beside_neighbours"):
+        times = result[name]
+        assert isinstance(times, dict)
+        cells = " | ".join(f"{value:.3f}" for value in times.values())
+        print(f"| {name.replace('_', ' ')} | {cells} |")
+    print("\n| between a neighbour's tokens, ms | count | p50 | p99 | worst |")
+    print("|---|---|---|---|---|")
+    gaps = result["gaps"]
+    assert isinstance(gaps, dict)
+    for name, one in gaps.items():
+        cells = " | ".join(f"{one[key] * 1e3:.1f}" for key in ("p50_s", "p99_s", "max_s"))
+        print(f"| {name} | {one['count']} | {cells} |")
+
+
+if __name__ == "__main__":
+    main()
