@@ -11,6 +11,7 @@ from motet_adapters.image import Image, Layout, Target, views_into
 from motet_adapters.matching import Match
 from motet_adapters.names import quoted
 from motet_adapters.safetensors_file import SafetensorsFile
+from motet_adapters.update_norm import Update, warnings_about
 
 
 def lay_out(matches: list[Match], dtype: torch.dtype, max_image_bytes: int | None) -> Layout:
@@ -33,8 +34,8 @@ def lower(
     layout: Layout,
     base: BaseWeights,
     dtype: torch.dtype,
-) -> Image:
-    """Read, check and lower every tensor, one module at a time.
+) -> tuple[Image, tuple[str, ...]]:
+    """Read, check and lower every tensor, one module at a time; the image, and what to warn of.
 
     The scale is folded into B, which is stored transposed; DoRA's gain is computed in float32
     against `base.weight(module)`. Raises AdapterRefused for a value that is not finite, in the
@@ -42,9 +43,12 @@ def lower(
     """
     buffer = torch.zeros(layout.num_bytes, dtype=torch.uint8)
     views = views_into(buffer, layout.entries, dtype)
+    largest: Update | None = None
     for found in matches:
         a = _finite(file.read(found.a).float(), found.a)
         b = _finite(file.read(found.b).float() * found.scale, found.b)
+        update = Update.of(found.module, a, b)
+        largest = update if largest is None else max(largest, update)
         a_view, bt_view, gain_view = views[found.module]
         _store(a_view, a, found.a)
         _store(bt_view, b.t(), found.b)
@@ -52,7 +56,8 @@ def lower(
             magnitude = _finite(file.read(found.magnitude).float(), found.magnitude)
             gain = dora_gain(base.weight(found.module), a, b, magnitude)
             _store(gain_view, gain, found.magnitude)
-    return Image(digest, dtype, buffer, layout.entries)
+    warnings = () if largest is None else warnings_about(largest, base)
+    return Image(digest, dtype, buffer, layout.entries), warnings
 
 
 def _target(found: Match) -> Target:

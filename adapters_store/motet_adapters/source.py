@@ -116,8 +116,8 @@ class Source:
             raise refuse_expression(settings.targets, file.tensors, base.modules())
         matches = match(settings, file.tensors, base)
         layout = lay_out(matches, dtype, max_image_bytes)
-        image = lower(self.digest, file, matches, layout, base, dtype)
+        image, warnings = lower(self.digest, file, matches, layout, base, dtype)
         num_parameters = sum(
             tensor.num_bytes // tensor.dtype.itemsize for tensor in file.tensors.values()
         )
-        return Lowered(settings, matches, image, num_parameters)
+        return Lowered(settings, matches, image, num_parameters, warnings)
