@@ -12,7 +12,7 @@ import time
 from motet.cli.model_work import load
 
 def threads_left():
-    """The spinner's own thread may take a moment to end."""
+    # the spinner's own thread may take a moment to end
     for _ in range(200):
         if len(os.listdir("/proc/self/task")) == 1:
             break
