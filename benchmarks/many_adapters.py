@@ -22,6 +22,10 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+# `kernels.py` beside this file is not the package of that name that bitsandbytes looks for.
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 import httpx
 import torch
 from motet.database import open_database
@@ -30,8 +34,9 @@ from motet.engine.runtime import store_directory
 from motet.settings import Settings
 from motet_adapters import AdapterStore, Limits
 from motet_kernels import select_ops
-from motet_process import motet_process, resident_bytes, share_bases
-from random_adapters import random_adapter
+
+from benchmarks.motet_process import motet_process, resident_bytes, share_bases
+from benchmarks.random_adapters import random_adapter
 
 TENANT = "default"
 _MIB = 1 << 20

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 import threading
 import time
@@ -25,10 +26,15 @@ from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
+# `kernels.py` beside this file is not the package of that name that bitsandbytes looks for.
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 import httpx
 from motet.engine.base import QuantizedBase, open_base
-from motet_process import MotetProcess, motet_process, share_bases
-from random_adapters import random_adapter
+
+from benchmarks.motet_process import MotetProcess, motet_process, share_bases
+from benchmarks.random_adapters import random_adapter
 
 PROMPT = "A baker gets up early in the morning because"
 _TIMEOUT_S = 120.0
