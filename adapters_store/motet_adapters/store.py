@@ -293,7 +293,7 @@ class AdapterStore(Catalog):
                 self._disk.place_image(image_path, adapter.digest)
             self._checkup.take_upload(adapter.digest, actor)
             after = self._registry.put(adapter, condition, actor)
-        except BaseException:
+        except BaseException:  # raised again: files without a row are nobody's
             self._collect(adapter.digest)
             raise
         self._note(adapter.tenant, adapter.name, after)

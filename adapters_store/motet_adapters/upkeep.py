@@ -37,6 +37,10 @@ class Upkeep:
                 chore()
             except (AdapterError, DatabaseFailure) as error:
                 _log.warning("upkeep of the adapter store is put off: %s", error.message)
+            except Exception:
+                # The edge of this thread: a chore that fails is tried again in a minute, and the
+                # others are still done.
+                _log.exception("a chore of the adapter store failed")
 
     def _run(self) -> None:
         while not self._ended.wait(_EVERY_S):

@@ -74,4 +74,5 @@ class ChangeFeed:
                     _log.warning("changes by other servers are not seen: %s", error.message)
                 is_failing = True
             except Exception:
+                # The edge of this thread: one listener's failure must not end the feed for all.
                 _log.exception("a change by another server could not be taken over")
