@@ -18,18 +18,21 @@ from motet_kernels.decoder_layer import (
 )
 from motet_kernels.dispatch import KernelReport, Selection, select_kernels, select_ops
 from motet_kernels.layer_seconds import LayerSeconds, TimedLayerOps
-from motet_kernels.lowrank import LowRank, SlotTable
+from motet_kernels.lowrank import ACTIVATIONS, Activation, Core, LowRank, SlotTable
 from motet_kernels.nf4 import Nf4Weight
 from motet_kernels.ops import AttentionPlan, Ops, PackedGroup
 from motet_kernels.reference import ReferenceOps
 from motet_kernels.routing import Routing, Segment
 
 __all__ = [
+    "ACTIVATIONS",
+    "Activation",
     "AdaptedGroup",
     "AttentionPlan",
     "AttentionRow",
     "BuildFailed",
     "CannotFuse",
+    "Core",
     "DecoderLayer",
     "FusedLayers",
     "KernelReport",

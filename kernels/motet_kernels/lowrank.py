@@ -2,29 +2,76 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-# Columns of a pointer row: addresses of A, B transposed, gain, bias (0: absent), then the rank.
-POINTER_COLUMNS = 5
+# Columns of a pointer row: addresses (0: absent) of A, B transposed, gain, bias; the rank;
+# addresses of in_gain, the core's values and columns; the core's width; the address of the inner
+# bias; the number of the activation in ACTIVATIONS; the address of delta_gain.
+POINTER_COLUMNS = 12
+
+Activation = Literal["identity", "relu", "gelu", "gelu_new", "silu", "tanh", "sigmoid"]
+ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
+
+
+def activated(u: Tensor, activation: Activation) -> Tensor:
+    """activation(u), elementwise. gelu is the exact one, by erf; gelu_new the one by tanh."""
+    if activation == "identity":
+        return u
+    if activation == "gelu":
+        return functional.gelu(u)
+    if activation == "gelu_new":
+        return functional.gelu(u, approximate="tanh")
+    if activation == "silu":
+        return functional.silu(u)
+    return {"relu": torch.relu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}[activation](u)
+
+
+class Core(NamedTuple):
+    """A sparse matrix C [R, R] between A and B, at most `width` entries a row (ELLPACK).
+
+    (C u)[i] = sum_j values[i, j] * u[columns[i, j]]. A diagonal has width 1, a dense matrix
+    width R; an unused entry has value 0 and any column below R.
+    """
+
+    values: Tensor  # [R, width]
+    columns: Tensor  # int32 [R, width]
 
 
 class LowRank(NamedTuple):
-    """One adapter on one linear [N, K], at its true rank R >= 1.
+    """One adapter on one linear [N, K], at its true rank R >= 0.
 
-    y = gain * (W x + B (A x)) + bias. All tensors share one dtype and are contiguous.
+        z = in_gain * x
+        u = activation(core (A z) + inner_bias)
+        y = gain * (W z + delta_gain * (B u)) + bias
+
+    All tensors are contiguous and share one dtype, the core's columns excepted. Plain LoRA and
+    DoRA have the first four; slots may share tensors, as adapters over one basis do.
     """
 
     a: Tensor  # [R, K]
     bt: Tensor  # [R, N], B transposed, the scale (alpha / r, ...) already folded in
-    gain: Tensor | None  # [N], DoRA's m / ||W + B A||; None: one
-    bias: Tensor | None  # [N], added after the gain, on top of the base's own bias; None: zero
+    gain: Tensor | None = None  # [N], DoRA's m / ||W + B A||; None: one
+    bias: Tensor | None = None  # [N], added after the gain, on top of the base's own; None: zero
+    in_gain: Tensor | None = None  # [K], IA3 on inputs; only where the linear is alone in its group
+    core: Core | None = None  # None: the unit matrix
+    inner_bias: Tensor | None = None  # [R]
+    activation: Activation = "identity"
+    delta_gain: Tensor | None = None  # [N], of the adapter's own part alone
 
     @property
     def rank(self) -> int:
         return self.a.shape[0]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Those that are there, by name; the core's as core_values and core_columns."""
+        found = {name: value for name, value in self._asdict().items() if isinstance(value, Tensor)}
+        if self.core is not None:
+            found |= {"core_values": self.core.values, "core_columns": self.core.columns}
+        return found
 
 
 class SlotTable:
@@ -75,7 +122,7 @@ class SlotTable:
         return max((lowrank.rank for lowrank in self._lowranks if lowrank), default=0)
 
     def pointers(self, dtype: torch.dtype) -> Tensor:
-        """int64 [num_slots, 5] on the table's device: addresses of a, bt, gain, bias, and rank.
+        """int64 [num_slots, POINTER_COLUMNS] on the table's device, a row for each slot.
 
         An address is 0 where there is no tensor. Raises ValueError if a slot's tensors are not of
         `dtype`: a kernel that is handed an address cannot tell. Built when asked for after a
@@ -93,21 +140,22 @@ class SlotTable:
             raise ValueError(f"slot {slot} is out of range; slots are 1 to {self.num_slots - 1}")
 
     def _check_tensors(self, lowrank: LowRank) -> None:
-        rank = lowrank.a.shape[0]
-        if rank < 1:
-            raise ValueError("a low-rank adapter has rank 1 or more; leave the slot empty instead")
-        n, k = self.out_features, self.in_features
-        expected = {"a": (rank, k), "bt": (rank, n), "gain": (n,), "bias": (n,)}
-        for name, tensor in lowrank._asdict().items():
-            if tensor is None:
-                continue
+        rank, n, k = lowrank.a.shape[0], self.out_features, self.in_features
+        if lowrank.activation not in ACTIVATIONS:
+            raise ValueError(f"activation {lowrank.activation!r} is none of {ACTIVATIONS}")
+        width = 0 if lowrank.core is None else lowrank.core.values.shape[-1]
+        expected = {"a": (rank, k), "bt": (rank, n), "in_gain": (k,), "inner_bias": (rank,)}
+        expected |= {name: (n,) for name in ("gain", "bias", "delta_gain")}
+        expected |= {name: (rank, width) for name in ("core_values", "core_columns")}
+        for name, tensor in lowrank.tensors().items():
             if tuple(tensor.shape) != expected[name]:
                 raise ValueError(
                     f"{name} must have shape {expected[name]} on a [{n}, {k}] linear, "
                     f"got {tuple(tensor.shape)}"
                 )
-            if tensor.dtype != lowrank.a.dtype or not tensor.is_contiguous():
-                raise ValueError(f"{name} must be contiguous and of a's dtype, {lowrank.a.dtype}")
+            dtype = torch.int32 if name == "core_columns" else lowrank.a.dtype
+            if tensor.dtype != dtype or not tensor.is_contiguous():
+                raise ValueError(f"{name} must be contiguous and of {dtype}")
             if tensor.device.type != self.device.type:
                 raise ValueError(f"{name} is on {tensor.device}, the slot table on {self.device}")
 
@@ -120,5 +168,19 @@ def _pointer_row(lowrank: LowRank | None, dtype: torch.dtype) -> list[int]:
             f"an adapter is stored in {lowrank.a.dtype} but the kernels read {dtype}; "
             "store it in the dtype that adapter_dtype names"
         )
-    addresses = [0 if tensor is None else tensor.data_ptr() for tensor in lowrank]
-    return [*addresses, lowrank.rank]
+
+    def address(tensor: Tensor | None) -> int:
+        return 0 if tensor is None else tensor.data_ptr()
+
+    core = lowrank.core
+    return [
+        *(address(tensor) for tensor in lowrank[:4]),
+        lowrank.rank,
+        address(lowrank.in_gain),
+        address(None if core is None else core.values),
+        address(None if core is None else core.columns),
+        0 if core is None else core.values.shape[1],
+        address(lowrank.inner_bias),
+        ACTIVATIONS.index(lowrank.activation),
+        address(lowrank.delta_gain),
+    ]

@@ -87,11 +87,23 @@ class Ops(Protocol):
         """Every member's linear with every token's own adapter.
 
         y_j[t] = gain * (W_j x[t] + B (A x[t])) + bias_j + adapter_bias
-        with a, bt, gain, bias of `tables[j][slot of t]`. A slot without an entry, and always
-        slot 0, gives y_j[t] = W_j x[t] + bias_j, the very bits of a batch of base rows only.
+        with a, bt, gain, bias of `tables[j][slot of t]`, and what else `LowRank` says. A slot
+        without an entry, and always slot 0, gives y_j[t] = W_j x[t] + bias_j, the very bits of a
+        batch of base rows only. A group of several members has no in_gain in its tables: raises
+        ValueError for a token's slot that has.
 
         x [T, K], T = routing.num_tokens -> one y_j [T, N_j] a member, in x's dtype; y_j may be
         views into one buffer, with stride (sum N, 1).
+        """
+
+    def adapt(self, x: Tensor, y: Tensor, table: SlotTable, routing: Routing) -> Tensor:
+        """The adapter half alone, on top of a result that is there: a new tensor like y.
+
+        out[t] = gain * (y[t] + delta_gain * B activation(core (A x[t]) + inner_bias)) + bias of
+        `table[slot of t]`; a slot without an entry, and always slot 0, gives y[t] itself.
+        x [T, K], y [T, N] of one dtype, T = routing.num_tokens. For products with a weight that is
+        not quantised (lm_head), and, with x = y, for adapters on a layer's own output. No entry
+        of a token's slot has an in_gain: raises ValueError.
         """
 
     def plan_attention(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from motet_kernels.attention_layout import AttentionRow, check_rows
 from motet_kernels.decoder_layer import AdaptedGroup, DecoderLayer, FusedLayers, LayerStep, RmsNorm
-from motet_kernels.lowrank import SlotTable
+from motet_kernels.lowrank import LowRank, SlotTable, activated
 from motet_kernels.nf4 import Nf4Weight
 from motet_kernels.ops import AttentionPlan, PackedGroup, check_group
 from motet_kernels.routing import Routing
@@ -73,6 +73,15 @@ class ReferenceOps:
                         x[t].float(), group.weights[j], group.biases[j], tables[j], slot
                     )
         return outputs
+
+    def adapt(self, x: Tensor, y: Tensor, table: SlotTable, routing: Routing) -> Tensor:
+        out = y.clone()
+        for slot, start, stop in routing.segments:
+            lowrank = table[slot]
+            for t in range(start, stop) if lowrank is not None else ():
+                assert lowrank is not None
+                out[t] = _with_adapter(x[t].float(), y[t].float(), lowrank)
+        return out
 
     def plan_attention(
         self, rows: Sequence[AttentionRow], block_size: int, device: torch.device
@@ -160,15 +169,29 @@ class ReferenceOps:
 def _adapted_row(
     x: Tensor, weight: Tensor, bias: Tensor | None, table: SlotTable, slot: int
 ) -> Tensor:
-    y = weight @ x  # [N]
     lowrank = table[slot]
+    if lowrank is not None and lowrank.in_gain is not None:
+        x = lowrank.in_gain.float() * x
+    y = weight @ x  # [N]
     if lowrank is not None:
-        y = y + lowrank.bt.float().T @ (lowrank.a.float() @ x)
-        if lowrank.gain is not None:
-            y = lowrank.gain.float() * y
-        if lowrank.bias is not None:
-            y = y + lowrank.bias.float()
+        y = _with_adapter(x, y, lowrank)
     return y if bias is None else y + bias
+
+
+def _with_adapter(z: Tensor, y: Tensor, lowrank: LowRank) -> Tensor:
+    """gain * (y + delta_gain * B activation(core (A z) + inner_bias)) + bias; all float32."""
+    u = lowrank.a.float() @ z  # [R]
+    if lowrank.core is not None:
+        u = (lowrank.core.values.float() * u[lowrank.core.columns.long()]).sum(1)
+    if lowrank.inner_bias is not None:
+        u = u + lowrank.inner_bias.float()
+    delta = lowrank.bt.float().T @ activated(u, lowrank.activation)
+    if lowrank.delta_gain is not None:
+        delta = lowrank.delta_gain.float() * delta
+    y = y + delta
+    if lowrank.gain is not None:
+        y = lowrank.gain.float() * y
+    return y if lowrank.bias is None else y + lowrank.bias.float()
 
 
 def _rms_norm(x: Tensor, norm: RmsNorm | None) -> Tensor:

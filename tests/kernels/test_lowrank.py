@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from motet_kernels import LowRank, SlotTable
+from motet_kernels import Core, LowRank, SlotTable
 
 from tests.support.kernel_cases import CPU
 
@@ -49,9 +49,13 @@ def test_slots_that_take_no_adapter(table: SlotTable, slot: int, message: str) -
         ({"bt": torch.randn(N, 3)}, "bt must have shape"),
         ({"gain": torch.randn(1, N)}, "gain must have shape"),
         ({"bias": torch.randn(K)}, "bias must have shape"),
-        ({"gain": torch.randn(N).half()}, "of a's dtype"),
+        ({"gain": torch.randn(N).half()}, "contiguous and of torch.float32"),
         ({"a": torch.randn(K, 3).T}, "contiguous"),
-        ({"a": torch.randn(0, K)}, "rank 1 or more"),
+        ({"a": torch.randn(0, K)}, "bt must have shape"),
+        ({"in_gain": torch.randn(N)}, "in_gain must have shape"),
+        ({"core": Core(torch.randn(3, 2), torch.zeros(3, 2))}, "contiguous and of torch.int32"),
+        ({"core": Core(torch.randn(2, 2), torch.zeros(2, 2).int())}, "core_values must have"),
+        ({"activation": "softmax"}, "is none of"),
     ],
 )
 def test_tensors_that_do_not_fit(

@@ -108,9 +108,9 @@ class GroupCase:
         """Fill every adapter that no token of `slots` runs on with NaN."""
         for table in self.tables:
             for slot in set(range(1, len(table))) - set(slots):
-                for tensor in table[slot] or ():
-                    if tensor is not None:
-                        tensor.fill_(torch.nan)
+                lowrank = table[slot]
+                for tensor in lowrank.tensors().values() if lowrank else ():
+                    tensor.fill_(torch.nan)
 
     def inputs(self, num_tokens: int, dtype: torch.dtype) -> Tensor:
         generator = torch.Generator().manual_seed(num_tokens)

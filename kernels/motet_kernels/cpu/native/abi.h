@@ -9,9 +9,15 @@ struct Bf16 {
 
 constexpr int kBlockWidth = 32;  // output columns computed together
 
-// Addresses of A [R, K], B transposed [R, N], gain [N], bias [N] (0: absent), and the rank R.
+// lowrank.py's pointer row: addresses of A [R, K], B transposed [R, N], gain [N], bias [N] (0: absent),
+// the rank R, and what other families than LoRA and DoRA have besides.
 struct SlotPointers {
     int64_t a, bt, gain, bias, rank;
+    int64_t in_gain;                               // [K]
+    int64_t core_values, core_columns, core_width;  // [R, width], int32 [R, width]
+    int64_t inner_bias;                            // [R]
+    int64_t activation;                            // its number in lowrank.ACTIVATIONS
+    int64_t delta_gain;                            // [N]
 };
 
 // Tokens [start, stop) run on an adapter. Tokens in no segment are base rows.

@@ -17,7 +17,7 @@ constexpr int64_t kReadAhead = 512 << 10;  // bytes of adapters at once: half a 
 template <class M>
 constexpr bool kWidens = sizeof(typename M::Input) != sizeof(typename M::Stored);
 
-constexpr SlotPointers kBase = {0, 0, 0, 0, 0};
+constexpr SlotPointers kBase = {};
 
 // What the threads of a call share.
 template <class M>
