@@ -17,7 +17,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from motet_kernels.gpu.tiles import TILE_COLUMNS
+from motet_kernels.gpu.tiles import COLUMNS as TILE_COLUMNS
 from motet_kernels.lowrank import POINTER_COLUMNS
 
 _TILE_COLUMNS = tl.constexpr(TILE_COLUMNS)
@@ -28,7 +28,7 @@ _POINTER_COLUMNS = tl.constexpr(POINTER_COLUMNS)
 def shrink_kernel(
     x,  # [T, K]
     planes,  # float32 [SPLIT, T, R]
-    tiles,  # int32 [num_tiles, 3]
+    tiles,  # int32 [num_tiles, 4]
     pointers,  # int64 [S, 5]
     num_tokens,
     in_features,
@@ -81,7 +81,7 @@ def shrink_kernel(
 def expand_kernel(
     y,  # [T, N], holds W x, updated in place
     planes,  # float32 [SPLIT, T, R]
-    tiles,  # int32 [num_tiles, 3]
+    tiles,  # int32 [num_tiles, 4]
     pointers,  # int64 [S, 5]
     base_bias,  # float32 [N]; read only where HAS_BASE_BIAS
     num_tokens,

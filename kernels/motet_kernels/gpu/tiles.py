@@ -1,4 +1,4 @@
-"""A step's routing as the table of row tiles that the Triton kernels run over."""
+"""A step's routing as the tables that the Triton kernels run over."""
 
 from __future__ import annotations
 
@@ -13,26 +13,37 @@ from motet_kernels.routing import Routing
 # which a row is summed never depends on how many neighbours share its slot.
 TILE_ROWS = 16
 
-# Columns of a tile: slot, first row, row after the last.
-TILE_COLUMNS = 3
+# Columns of both tables: slot, first row, row after the last; the fourth makes it 16 bytes.
+COLUMNS = 4
 
 
 @dataclass(frozen=True)
 class Tiles:
-    """table: int32 [num_tiles, 3] on the device, every token in exactly one tile."""
+    """A step's rows by slot, on the device. Every token is in exactly one tile and one run.
+
+    table: int32 [num_tiles, 4], at most TILE_ROWS rows of one slot each.
+    rows: int32 [T, 4], for each row its slot and the run of rows of that slot that it lies in.
+    """
 
     table: Tensor
-    has_adapters: bool
+    rows: Tensor
+    slots: frozenset[int]  # those that have rows
 
     @classmethod
     def build(cls, routing: Routing, device: torch.device) -> Tiles:
-        rows = [
-            (slot, first, min(first + TILE_ROWS, stop))
+        tiles = [
+            (slot, first, min(first + TILE_ROWS, stop), 0)
             for slot, start, stop in routing.segments
             for first in range(start, stop, TILE_ROWS)
         ]
-        table = torch.tensor(rows, dtype=torch.int32).reshape(-1, TILE_COLUMNS)
-        return cls(table.to(device), any(segment.slot for segment in routing.segments))
+        rows = [(*run, 0) for run in routing.segments for _ in range(run.start, run.stop)]
+        both = torch.tensor(tiles + rows, dtype=torch.int32).reshape(-1, COLUMNS).to(device)
+        slots = frozenset(segment.slot for segment in routing.segments)
+        return cls(both[: len(tiles)], both[len(tiles) :], slots)
+
+    @property
+    def has_adapters(self) -> bool:
+        return bool(self.slots - {0})
 
     def __len__(self) -> int:
         return self.table.shape[0]
