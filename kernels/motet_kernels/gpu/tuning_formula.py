@@ -1,0 +1,77 @@
+"""A tuning table for a GPU that nobody has measured: derived from its architecture's figures.
+
+The reasoning, all of it a prediction:
+
+- Codes are read 16 bytes a thread: a trip of the inner loop reads 32 bytes of each output, so two
+  threads an output, lanes * num_warps <= 2 * block_outputs.
+- A program reads its weights once for its rows, so a block of rows as large as the step's is the
+  least to read; above wide_dot_rows tl.dot would take another instruction, with other bits, for
+  large batches than for small ones, so no block reaches it.
+- Fewer programs than multiprocessors leave some without work: linears with few outputs are cut
+  into narrower blocks.
+"""
+
+from __future__ import annotations
+
+from motet_kernels.gpu.architectures import Architecture
+from motet_kernels.gpu.tuning import (
+    AttentionConfig,
+    Entry,
+    GemvConfig,
+    LinearConfig,
+    LowRankConfig,
+    TuningTable,
+)
+
+MULTIPROCESSORS = 100  # assumed where unknown; L4 has 58, A100 108, H100 132, MI300X 304
+WIDE, NARROW = 64, 32  # outputs of a block
+
+
+def predicted(
+    architecture: Architecture,
+    gpus: tuple[str, ...] = (),
+    multiprocessors: int = MULTIPROCESSORS,
+) -> TuningTable:
+    """The table for an architecture, or for named GPUs of it with so many multiprocessors."""
+    stages = 4 if architecture.backend == "cuda" else 2
+    linears = []
+    blocks = _blocks_of_rows(architecture)
+    for most in blocks:
+        limits = {} if most == blocks[-1] else {"rows": most}
+        few = {**limits, "outputs": multiprocessors * WIDE}
+        linears += [
+            Entry(few, LinearConfig(most, NARROW, _warps(architecture, NARROW), stages)),
+            Entry(limits, LinearConfig(most, WIDE, _warps(architecture, WIDE), stages)),
+        ]
+    gemvs = [Entry({}, GemvConfig(NARROW, _warps(architecture, NARROW)))]
+    lowrank = LowRankConfig(
+        block_inputs=64,
+        split_len=1024,
+        max_splits=8,
+        block_ranks=16,
+        block_outputs=64,
+        num_warps=4,
+        num_stages=min(stages, 3),
+    )
+    attentions = [
+        Entry({"queries": 1}, AttentionConfig(16, 32, 1024, 4, 2)),
+        Entry({}, AttentionConfig(32, 32, 1024, 4, 2)),
+    ]
+    count = f"{multiprocessors} multiprocessors" + ("" if gpus else " assumed")
+    return TuningTable(
+        gpus,
+        architecture.name,
+        f"predicted: tuning_formula.py for {architecture.name}, {count}; never measured",
+        tuple(linears),
+        tuple(gemvs),
+        (Entry({}, lowrank),),
+        tuple(attentions),
+    )
+
+
+def _blocks_of_rows(architecture: Architecture) -> list[int]:
+    return [rows for rows in (16, 32, 64) if rows < (architecture.wide_dot_rows or 65)]
+
+
+def _warps(architecture: Architecture, outputs: int) -> int:
+    return max(1, 2 * outputs // architecture.lanes)
