@@ -16,11 +16,19 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from motet_kernels.gpu.tiles import COLUMNS
-from motet_kernels.lowrank import POINTER_COLUMNS
-
-_COLUMNS = tl.constexpr(COLUMNS)
-_POINTER_COLUMNS = tl.constexpr(POINTER_COLUMNS)
+from motet_kernels.gpu.slot_tensors import (
+    BIAS,
+    BT,
+    DELTA_GAIN,
+    GAIN,
+    RANK,
+    elements,
+    entry_of,
+    has_inner,
+    run_at,
+    sum_planes,
+    vector,
+)
 
 
 @triton.jit
@@ -47,14 +55,13 @@ def expand_tile(
     The base's own bias is the caller's to add, after it. Rows and outputs beyond the batch and
     the linear may come back as anything, and nothing is read for them.
     """
+    u = planes + (t * ((SPLIT + 1) * NUM_MEMBERS) + member)[:, None] * RANKS
     row = first_row
     while row < stop_row:
-        run = rows + row.to(tl.int64) * _COLUMNS
-        slot = tl.load(run).to(tl.int64)
-        stop = tl.minimum(tl.load(run + 2), stop_row)
-        entry = pointers + (slot * NUM_MEMBERS + member) * _POINTER_COLUMNS
+        slot, _, stop = run_at(rows, row)
+        stop = tl.minimum(stop, stop_row)
+        entry = entry_of(pointers, slot, member, NUM_MEMBERS)
         mine = (t >= row) & (t < stop)
-        u = planes + (t * ((SPLIT + 1) * NUM_MEMBERS) + member)[:, None] * RANKS
         acc = expand_run(
             acc,
             mine,
@@ -87,17 +94,17 @@ def expand_run(
     BLOCK_R: tl.constexpr,
 ):
     """One slot's share of `expand_tile`: acc with the rows that are `mine` replaced."""
-    rank = tl.load(entry + 4).to(tl.int32)
-    gain = tl.load(entry + 2)
-    bias = tl.load(entry + 3)
+    rank = tl.load(entry + RANK).to(tl.int32)
+    gain = tl.load(entry + GAIN)
+    bias = tl.load(entry + BIAS)
     if (rank > 0) | (gain != 0) | (bias != 0):
         value = acc
         if rank > 0:
             # the inner stage leaves what it made in a plane of its own
-            inner = (tl.load(entry + 6) | tl.load(entry + 9) | tl.load(entry + 10)) != 0
+            inner = has_inner(entry)
             first_plane = tl.where(inner, SPLIT, 0)
             num_planes = tl.where(inner, 1, SPLIT)
-            bt = _elements(tl.load(entry + 1), DTYPE, ALIGNED)  # [R, N]
+            bt = elements(tl.load(entry + BT), DTYPE, ALIGNED)  # [R, N]
             delta = tl.zeros(acc.shape, dtype=tl.float32)
             for first in range(0, rank, BLOCK_R):
                 r = first + tl.arange(0, BLOCK_R)
@@ -109,29 +116,20 @@ def expand_run(
                     other=0.0,
                 )  # [BLOCK_R, BLOCK_N]
                 delta = _dot(u_block, bt_block, delta)
-            delta_gain = _vector(tl.load(entry + 11), n, out_features, 1.0, DTYPE, ALIGNED)
+            delta_gain = vector(tl.load(entry + DELTA_GAIN), n, out_features, 1.0, DTYPE, ALIGNED)
             value += delta_gain[None, :] * delta
-        value *= _vector(gain, n, out_features, 1.0, DTYPE, ALIGNED)[None, :]
-        value += _vector(bias, n, out_features, 0.0, DTYPE, ALIGNED)[None, :]
+        value *= vector(gain, n, out_features, 1.0, DTYPE, ALIGNED)[None, :]
+        value += vector(bias, n, out_features, 0.0, DTYPE, ALIGNED)[None, :]
         acc = tl.where(mine[:, None], value, acc)
     return acc
-
-
-@triton.jit
-def sum_planes(u, mask, first_plane, num_planes, PLANE: tl.constexpr):
-    """u's values over the planes that hold them, added in the planes' order; 0 where masked."""
-    total = tl.load(u + first_plane * PLANE, mask=mask, other=0.0)
-    for plane in range(first_plane + 1, first_plane + num_planes):
-        total += tl.load(u + plane * PLANE, mask=mask, other=0.0)
-    return total
 
 
 @triton.jit
 def _dot(u, b, delta):
     """delta + u b for float32 u [BLOCK_T, BLOCK_R] and b [BLOCK_R, BLOCK_N] of the adapters' dtype.
 
-    For bf16, u is cut into two bf16 numbers whose sum has 16 bits, so that tensor cores lose
-    nothing that float32 would have kept of b's 8 bits. float16 has too small a range for u.
+    For bf16, u is cut into two bf16 numbers whose sum has 16 bits of it, so that tensor cores do
+    the product and u is not rounded to 8 bits. A float16 has too small a range for u.
     """
     if b.dtype == tl.bfloat16:
         high = u.to(tl.bfloat16)
@@ -141,20 +139,3 @@ def _dot(u, b, delta):
     else:
         delta = tl.dot(u, b.to(tl.float32), delta, input_precision="ieee")
     return delta
-
-
-@triton.jit
-def _elements(address, DTYPE: tl.constexpr, ALIGNED: tl.constexpr):
-    """The address as a pointer to elements; ALIGNED: known to be a multiple of 16 bytes."""
-    pointer = address.to(tl.pointer_type(DTYPE))
-    if ALIGNED:
-        pointer = tl.multiple_of(pointer, 16)
-    return pointer
-
-
-@triton.jit
-def _vector(address, n, out_features, absent, DTYPE: tl.constexpr, ALIGNED: tl.constexpr):
-    """float32 [BLOCK_N]: elements n of the vector at address, `absent` where there is none."""
-    length = tl.where(address == 0, 0, out_features)
-    vector = _elements(address, DTYPE, ALIGNED)
-    return tl.load(vector + n, mask=n < length, other=absent).to(tl.float32)

@@ -11,8 +11,9 @@ from torch.nn import functional as F
 
 from motet_kernels import torch_attention
 from motet_kernels.attention_layout import AttentionRow
-from motet_kernels.gpu.lowrank_product import add_lowrank
+from motet_kernels.gpu.lowrank_product import LowRankProduct
 from motet_kernels.gpu.tiles import Tiles
+from motet_kernels.gpu.tuning_files import tuning_of
 from motet_kernels.lowrank import SlotTable
 from motet_kernels.nf4 import Nf4Weight
 from motet_kernels.ops import AttentionPlan, PackedGroup, check_group
@@ -41,6 +42,7 @@ class GpuOps:
 
     def __init__(self) -> None:
         self._tiles: tuple[Routing, Tiles] | None = None
+        self._lowrank: LowRankProduct | None = None
 
     def row_multiple(self, dtype: torch.dtype) -> int:
         return BLOCK_ROWS
@@ -74,13 +76,26 @@ class GpuOps:
         self, x: Tensor, group: PackedGroup, tables: Sequence[SlotTable], routing: Routing
     ) -> tuple[Tensor, ...]:
         assert isinstance(group, GpuGroup)
+        lowrank = self._lowrank_on(x.device)
         tiles = self._tiles_of(routing, x.device)
-        outputs = []
-        for weight, bias, table in zip(group.weights, group.biases, tables, strict=True):
-            y = self.dense_linear(x, weight.dequantize(x.dtype), None)
-            add_lowrank(x, y, table, tiles, bias)
-            outputs.append(y)
-        return tuple(outputs)
+        z = lowrank.scaled(x, tables, tiles)
+        shrunk = lowrank.shrink(z, tables, tiles)
+        parts = [self.dense_linear(z, w.dequantize(x.dtype), None) for w in group.weights]
+        y, bias = torch.cat(parts, dim=1), _side_by_side(group, x.device)
+        if shrunk is not None:
+            y = lowrank.expand(y, shrunk, tiles, bias)
+        elif bias is not None:
+            y = (y.float() + bias).to(x.dtype)
+        return y.split(list(group.out_features), dim=1)
+
+    def adapt(self, x: Tensor, y: Tensor, table: SlotTable, routing: Routing) -> Tensor:
+        tiles = self._tiles_of(routing, x.device)
+        return self._lowrank_on(x.device).adapt(x, y, table, tiles)
+
+    def _lowrank_on(self, device: torch.device) -> LowRankProduct:
+        if self._lowrank is None:
+            self._lowrank = LowRankProduct(tuning_of(device))
+        return self._lowrank
 
     def _tiles_of(self, routing: Routing, device: torch.device) -> Tiles:
         """The step's tiles; every linear of a step comes with the same routing."""
@@ -113,3 +128,11 @@ class GpuOps:
         return torch_attention.attention(
             q, k_cache, v_cache, plan, scale=scale, window=window, softcap=softcap
         )
+
+
+def _side_by_side(group: GpuGroup, device: torch.device) -> Tensor | None:
+    """The members' biases, float32 [sum N], zero where a member has none."""
+    if all(bias is None for bias in group.biases):
+        return None
+    pairs = zip(group.biases, group.out_features, strict=True)
+    return torch.cat([torch.zeros(n, device=device) if b is None else b for b, n in pairs])
