@@ -24,10 +24,11 @@ from motet_kernels.gpu.slot_tensors import (
     RANK,
     elements,
     entry_of,
+    finished,
     has_inner,
     run_at,
-    sum_planes,
     vector,
+    whole_loads,
 )
 
 
@@ -55,6 +56,7 @@ def expand_tile(
     The base's own bias is the caller's to add, after it. Rows and outputs beyond the batch and
     the linear may come back as anything, and nothing is read for them.
     """
+    out_features = whole_loads(out_features, DTYPE, ALIGNED)
     u = planes + (t * ((SPLIT + 1) * NUM_MEMBERS) + member)[:, None] * RANKS
     row = first_row
     while row < stop_row:
@@ -100,16 +102,13 @@ def expand_run(
     if (rank > 0) | (gain != 0) | (bias != 0):
         value = acc
         if rank > 0:
-            # the inner stage leaves what it made in a plane of its own
             inner = has_inner(entry)
-            first_plane = tl.where(inner, SPLIT, 0)
-            num_planes = tl.where(inner, 1, SPLIT)
             bt = elements(tl.load(entry + BT), DTYPE, ALIGNED)  # [R, N]
             delta = tl.zeros(acc.shape, dtype=tl.float32)
-            for first in range(0, rank, BLOCK_R):
+            for first in tl.range(0, rank, BLOCK_R, num_stages=1):
                 r = first + tl.arange(0, BLOCK_R)
                 u_mask = mine[:, None] & (r < rank)[None, :]
-                u_block = sum_planes(u + r[None, :], u_mask, first_plane, num_planes, PLANE)
+                u_block = finished(u + r[None, :], u_mask, inner, SPLIT, PLANE)
                 bt_block = tl.load(
                     bt + r.to(tl.int64)[:, None] * out_features + n[None, :],
                     mask=(r < rank)[:, None] & (n < out_features)[None, :],

@@ -56,7 +56,7 @@ def inner_kernel(
     entry = entry_of(pointers, slot, member, NUM_MEMBERS)
     rank = tl.load(entry + RANK).to(tl.int32)
     first_rank = tl.program_id(1) // NUM_MEMBERS * BLOCK_R
-    if first_rank >= rank or not has_inner(entry):
+    if first_rank >= rank or has_inner(entry) == 0:
         return
     t = first_row.to(tl.int64) + tl.arange(0, BLOCK_T)
     t_mask = t < stop_row
@@ -68,7 +68,7 @@ def inner_kernel(
             planes_t, t_mask, r, rank, entry, SPLIT, NUM_MEMBERS * RANKS, DTYPE, BLOCK_C
         )
     else:
-        u = sum_planes(planes_t[:, None] + r[None, :], mask, 0, SPLIT, NUM_MEMBERS * RANKS)
+        u = sum_planes(planes_t[:, None] + r[None, :], mask, SPLIT, NUM_MEMBERS * RANKS)
     u += vector(tl.load(entry + INNER_BIAS), r, rank, 0.0, DTYPE, False)[None, :]
     u = _activated(u, tl.load(entry + ACTIVATION))
     tl.store(planes_t[:, None] + SPLIT * NUM_MEMBERS * RANKS + r[None, :], u, mask=mask)
@@ -99,7 +99,7 @@ def _core_product(
         column = tl.load(columns + at, mask=mask, other=0)
         u = planes_t[:, None, None] + column[None, :, :]
         u_mask = t_mask[:, None, None] & mask[None, :, :]
-        total += tl.sum(sum_planes(u, u_mask, 0, SPLIT, PLANE) * value[None, :, :], axis=2)
+        total += tl.sum(sum_planes(u, u_mask, SPLIT, PLANE) * value[None, :, :], axis=2)
     return total
 
 

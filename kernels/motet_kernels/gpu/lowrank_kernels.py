@@ -18,7 +18,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from motet_kernels.gpu.expand_tile import expand_tile
+from motet_kernels.gpu.expand_tile import expand_run
 from motet_kernels.gpu.output_tiles import locate
 from motet_kernels.gpu.slot_tensors import (
     IN_GAIN,
@@ -28,6 +28,7 @@ from motet_kernels.gpu.slot_tensors import (
     entry_of,
     run_at,
     vector,
+    whole_loads,
 )
 
 
@@ -114,7 +115,6 @@ def expand_kernel(
     out,  # [T, columns], may be y
     y,  # [T, columns], holds W z of all members side by side
     tiles,  # int32 [num_tiles, 4]
-    rows,  # int32 [T, 4]
     pointers,  # int64 [S, J, 12]
     planes,  # float32 [T, SPLIT + 1, J, RANKS]
     sizes,  # int32 [J], each member's N
@@ -134,32 +134,29 @@ def expand_kernel(
 
     Grid (tiles, output tiles).
     """
-    _, first_row, stop_row = run_at(tiles, tl.program_id(0))
+    dtype: tl.constexpr = y.dtype.element_ty
+    slot, first_row, stop_row = run_at(tiles, tl.program_id(0))
     member, first, out_features, column = locate(tl.program_id(1), sizes, NUM_MEMBERS, BLOCK_N)
     t = first_row.to(tl.int64) + tl.arange(0, BLOCK_T)
     n = first.to(tl.int64) + tl.arange(0, BLOCK_N)
-    mask = (t < stop_row)[:, None] & (n < out_features)[None, :]
-    columns = column.to(tl.int64) + tl.arange(0, BLOCK_N)
+    n_mask = n < whole_loads(out_features, dtype, ALIGNED)
+    mask = (t < stop_row)[:, None] & n_mask[None, :]
+    columns = whole_loads(column, dtype, ALIGNED).to(tl.int64) + tl.arange(0, BLOCK_N)
     acc = tl.load(y + t[:, None] * y_stride + columns[None, :], mask=mask, other=0.0)
-    value = expand_tile(
+    value = expand_run(
         acc.to(tl.float32),
-        t,
+        t < stop_row,
         n,
-        first_row,
-        stop_row,
-        member,
-        rows,
-        pointers,
-        planes,
-        out_features,
+        entry_of(pointers, slot, member, NUM_MEMBERS),
+        planes + (t * ((SPLIT + 1) * NUM_MEMBERS) + member)[:, None] * RANKS,
+        whole_loads(out_features, dtype, ALIGNED),
         SPLIT,
-        NUM_MEMBERS,
-        RANKS,
+        NUM_MEMBERS * RANKS,
         ALIGNED,
-        y.dtype.element_ty,
+        dtype,
         BLOCK_R,
     )
     if HAS_BASE_BIAS:
-        value += tl.load(base_bias + columns, mask=n < out_features, other=0.0)[None, :]
+        value += tl.load(base_bias + columns, mask=n_mask, other=0.0)[None, :]
     place = out + t[:, None] * out_stride + columns[None, :]
     tl.store(place, value.to(out.dtype.element_ty), mask=mask)

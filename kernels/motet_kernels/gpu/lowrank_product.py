@@ -143,7 +143,7 @@ class LowRankProduct:
             )
         else:
             expand_kernel[(len(tiles), output_tiles)](
-                out, y, tiles.table, tiles.rows, *tables, *numbers, **constants, BLOCK_T=TILE_ROWS
+                out, y, tiles.table, *tables, *numbers, **constants, BLOCK_T=TILE_ROWS
             )
         return out
 

@@ -23,10 +23,11 @@ from motet_kernels.gpu.slot_tensors import (
     A,
     elements,
     entry_of,
+    finished,
     has_inner,
     run_at,
-    sum_planes,
     vector,
+    whole_loads,
 )
 
 
@@ -93,19 +94,18 @@ def expand_row(
     BLOCK_R: tl.constexpr,
 ):
     """`expand_tile` for one row -> float32 [BLOCK_N]."""
+    out_features = whole_loads(out_features, DTYPE, ALIGNED)
     slot, _, _ = run_at(rows, row)
     entry = entry_of(pointers, slot, member, NUM_MEMBERS)
     rank = tl.load(entry + RANK).to(tl.int32)
     if rank > 0:
         inner = has_inner(entry)
-        first_plane = tl.where(inner, SPLIT, 0)
-        num_planes = tl.where(inner, 1, SPLIT)
         u = planes + (row.to(tl.int64) * ((SPLIT + 1) * NUM_MEMBERS) + member) * RANKS
         bt = elements(tl.load(entry + BT), DTYPE, ALIGNED)  # [R, N]
         delta = tl.zeros(acc.shape, dtype=tl.float32)
         for first in range(0, rank, BLOCK_R):
             r = first + tl.arange(0, BLOCK_R)
-            u_block = sum_planes(u + r, r < rank, first_plane, num_planes, NUM_MEMBERS * RANKS)
+            u_block = finished(u + r, r < rank, inner, SPLIT, NUM_MEMBERS * RANKS)
             bt_block = tl.load(
                 bt + r.to(tl.int64)[:, None] * out_features + n[None, :],
                 mask=(r < rank)[:, None] & (n < out_features)[None, :],
@@ -141,8 +141,8 @@ def expand_row_kernel(
     row = tl.program_id(0)
     member, first, out_features, column = locate(tl.program_id(1), sizes, NUM_MEMBERS, BLOCK_N)
     n = first.to(tl.int64) + tl.arange(0, BLOCK_N)
-    columns = column.to(tl.int64) + tl.arange(0, BLOCK_N)
-    n_mask = n < out_features
+    columns = whole_loads(column, dtype, ALIGNED).to(tl.int64) + tl.arange(0, BLOCK_N)
+    n_mask = n < whole_loads(out_features, dtype, ALIGNED)
     y_row = y + row.to(tl.int64) * y_stride
     value = expand_row(
         tl.load(y_row + columns, mask=n_mask, other=0.0).to(tl.float32),

@@ -50,9 +50,9 @@ def entry_of(pointers, slot, member, NUM_MEMBERS: tl.constexpr):
 
 @triton.jit
 def has_inner(entry):
-    """Whether anything stands between A and B: a core, an inner bias, an activation."""
+    """1 or 0: whether anything stands between A and B: a core, an inner bias, an activation."""
     parts = tl.load(entry + CORE_VALUES) | tl.load(entry + INNER_BIAS) | tl.load(entry + ACTIVATION)
-    return parts != 0
+    return (parts != 0).to(tl.int32)
 
 
 @triton.jit
@@ -65,6 +65,15 @@ def elements(address, DTYPE: tl.constexpr, ALIGNED: tl.constexpr):
 
 
 @triton.jit
+def whole_loads(count, DTYPE: tl.constexpr, ALIGNED: tl.constexpr):
+    """count, made a visible multiple of the elements in 16 bytes where ALIGNED says that it is."""
+    if ALIGNED:
+        per_load: tl.constexpr = 128 // DTYPE.primitive_bitwidth
+        count = count // per_load * per_load
+    return count
+
+
+@triton.jit
 def vector(address, at, size, absent, DTYPE: tl.constexpr, ALIGNED: tl.constexpr):
     """float32: elements `at` of the vector of `size` there, `absent` where there is no vector."""
     length = tl.where(address == 0, 0, size)
@@ -73,9 +82,19 @@ def vector(address, at, size, absent, DTYPE: tl.constexpr, ALIGNED: tl.constexpr
 
 
 @triton.jit
-def sum_planes(u, mask, first_plane, num_planes, PLANE: tl.constexpr):
-    """u's values over the planes that hold them, added in the planes' order; 0 where masked."""
-    total = tl.load(u + first_plane * PLANE, mask=mask, other=0.0)
-    for plane in range(first_plane + 1, first_plane + num_planes):
+def sum_planes(u, mask, SPLIT: tl.constexpr, PLANE: tl.constexpr):
+    """u's values over the first SPLIT planes, added in the planes' order; 0 where masked."""
+    total = tl.load(u, mask=mask, other=0.0)
+    for plane in tl.static_range(1, SPLIT):
         total += tl.load(u + plane * PLANE, mask=mask, other=0.0)
     return total
+
+
+@triton.jit
+def finished(u, mask, inner, SPLIT: tl.constexpr, PLANE: tl.constexpr):
+    """u's values: the sum of its planes, or, after an inner stage, what that left in the last.
+
+    Every load is there in both cases, masked, so that none has to wait for another.
+    """
+    total = sum_planes(u, mask & (inner == 0), SPLIT, PLANE)
+    return total + tl.load(u + SPLIT * PLANE, mask=mask & (inner != 0), other=0.0)
