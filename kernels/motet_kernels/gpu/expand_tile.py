@@ -107,8 +107,9 @@ def expand_run(
             delta = tl.zeros(acc.shape, dtype=tl.float32)
             for first in tl.range(0, rank, BLOCK_R, num_stages=1):
                 r = first + tl.arange(0, BLOCK_R)
-                u_mask = mine[:, None] & (r < rank)[None, :]
-                u_block = finished(u + r[None, :], u_mask, inner, SPLIT, PLANE)
+                u_block = finished(
+                    u + r[None, :], mine[:, None], r[None, :], rank, inner, SPLIT, PLANE
+                )  # [BLOCK_T, BLOCK_R]
                 bt_block = tl.load(
                     bt + r.to(tl.int64)[:, None] * out_features + n[None, :],
                     mask=(r < rank)[:, None] & (n < out_features)[None, :],

@@ -56,7 +56,7 @@ def inner_kernel(
     entry = entry_of(pointers, slot, member, NUM_MEMBERS)
     rank = tl.load(entry + RANK).to(tl.int32)
     first_rank = tl.program_id(1) // NUM_MEMBERS * BLOCK_R
-    if first_rank >= rank or has_inner(entry) == 0:
+    if first_rank >= rank or not has_inner(entry):
         return
     t = first_row.to(tl.int64) + tl.arange(0, BLOCK_T)
     t_mask = t < stop_row

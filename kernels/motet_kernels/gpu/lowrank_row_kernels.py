@@ -105,7 +105,7 @@ def expand_row(
         delta = tl.zeros(acc.shape, dtype=tl.float32)
         for first in range(0, rank, BLOCK_R):
             r = first + tl.arange(0, BLOCK_R)
-            u_block = finished(u + r, r < rank, inner, SPLIT, NUM_MEMBERS * RANKS)
+            u_block = finished(u + r, r < rank, r, rank, inner, SPLIT, NUM_MEMBERS * RANKS)
             bt_block = tl.load(
                 bt + r.to(tl.int64)[:, None] * out_features + n[None, :],
                 mask=(r < rank)[:, None] & (n < out_features)[None, :],

@@ -50,9 +50,9 @@ def entry_of(pointers, slot, member, NUM_MEMBERS: tl.constexpr):
 
 @triton.jit
 def has_inner(entry):
-    """1 or 0: whether anything stands between A and B: a core, an inner bias, an activation."""
+    """Whether anything stands between A and B: a core, an inner bias, an activation."""
     parts = tl.load(entry + CORE_VALUES) | tl.load(entry + INNER_BIAS) | tl.load(entry + ACTIVATION)
-    return (parts != 0).to(tl.int32)
+    return parts != 0
 
 
 @triton.jit
@@ -91,10 +91,12 @@ def sum_planes(u, mask, SPLIT: tl.constexpr, PLANE: tl.constexpr):
 
 
 @triton.jit
-def finished(u, mask, inner, SPLIT: tl.constexpr, PLANE: tl.constexpr):
-    """u's values: the sum of its planes, or, after an inner stage, what that left in the last.
+def finished(u, mask, r, rank, inner, SPLIT: tl.constexpr, PLANE: tl.constexpr):
+    """u's values at ranks r of `rank`: the sum of its planes, or what an inner stage left in the
+    last. 0 where masked.
 
     Every load is there in both cases, masked, so that none has to wait for another.
     """
-    total = sum_planes(u, mask & (inner == 0), SPLIT, PLANE)
-    return total + tl.load(u + SPLIT * PLANE, mask=mask & (inner != 0), other=0.0)
+    total = sum_planes(u, mask & (r < tl.where(inner == 0, rank, 0)), SPLIT, PLANE)
+    last_mask = mask & (r < tl.where(inner == 0, 0, rank))
+    return total + tl.load(u + SPLIT * PLANE, mask=last_mask, other=0.0)
