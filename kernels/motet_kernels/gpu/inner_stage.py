@@ -123,10 +123,12 @@ def _activated(u, activation):
 
 @triton.jit
 def _tanh(u):
-    """tanh in float32; near 0, where 1 - 2 / (e^2u + 1) would cancel, by its Taylor series."""
-    square = u * u
-    near = u * (
-        1 + square * (-1 / 3 + square * (2 / 15 + square * (-17 / 315 + square * 62 / 2835)))
-    )
-    far = 1 - 2 / (tl.exp(2 * u) + 1)
-    return tl.where(tl.abs(u) < 0.25, near, far)
+    """tanh in float32; near 0, where 1 - e^-2u would cancel, by its Taylor series."""
+    size = tl.abs(u)
+    small = tl.minimum(size, 0.25)
+    square = small * small
+    series = square * (2 / 15 + square * (-17 / 315 + square * 62 / 2835))
+    near = small * (1 + square * (-1 / 3 + series))
+    e = tl.exp(-2 * size)
+    value = tl.where(size < 0.25, near, (1 - e) / (1 + e))
+    return tl.where(u < 0, -value, value)

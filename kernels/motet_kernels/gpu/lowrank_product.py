@@ -78,7 +78,7 @@ class LowRankProduct:
         x itself where no slot has one. Raises ValueError for a token's slot that has one where
         the linear is not alone in its group.
         """
-        members = self._cache.of(tables, x.dtype)
+        members = self._members(tables, x.dtype, tiles)
         if not members.scaled_slots:
             return x
         if members.num_members > 1:
@@ -102,7 +102,7 @@ class LowRankProduct:
 
         z [T, K], its last dimension contiguous, T at least one.
         """
-        members = self._cache.of(tables, z.dtype)
+        members = self._members(tables, z.dtype, tiles)
         if not members.slots & tiles.slots:
             return None
         config = self._tuning.lowrank(z.shape[0])
@@ -149,9 +149,21 @@ class LowRankProduct:
 
     def adapt(self, x: Tensor, y: Tensor, table: SlotTable, tiles: Tiles) -> Tensor:
         """`Ops.adapt`."""
-        refuse_in_gain(self._cache.of([table], x.dtype).scaled_slots & tiles.slots)
+        refuse_in_gain(self._members([table], x.dtype, tiles).scaled_slots & tiles.slots)
         shrunk = self.shrink(x, [table], tiles) if len(tiles) else None
         return y.clone() if shrunk is None else self.expand(y, shrunk, tiles, None)
+
+    def _members(
+        self, tables: Sequence[SlotTable], dtype: torch.dtype, tiles: Tiles
+    ) -> MemberTables:
+        """Raises ValueError for a slot that the tables lack: a kernel would read past their end."""
+        members = self._cache.of(tables, dtype)
+        if tiles.last_slot >= members.pointers.shape[0]:
+            raise ValueError(
+                f"slot {tiles.last_slot} of the routing is out of range: the linear's table has "
+                f"slots 0 to {members.pointers.shape[0] - 1}"
+            )
+        return members
 
 
 def refuse_in_gain(slots: frozenset[int]) -> None:

@@ -28,6 +28,7 @@ class Tiles:
     table: Tensor
     rows: Tensor
     slots: frozenset[int]  # those that have rows
+    last_slot: int
 
     @classmethod
     def build(cls, routing: Routing, device: torch.device) -> Tiles:
@@ -39,7 +40,7 @@ class Tiles:
         rows = [(*run, 0) for run in routing.segments for _ in range(run.start, run.stop)]
         both = torch.tensor(tiles + rows, dtype=torch.int32).reshape(-1, COLUMNS).to(device)
         slots = frozenset(segment.slot for segment in routing.segments)
-        return cls(both[: len(tiles)], both[len(tiles) :], slots)
+        return cls(both[: len(tiles)], both[len(tiles) :], slots, max(slots, default=0))
 
     @property
     def has_adapters(self) -> bool:
