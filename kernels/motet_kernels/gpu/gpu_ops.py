@@ -1,4 +1,4 @@
-"""Ops for CUDA: the adapter half in Triton, the NF4 half dequantised by bitsandbytes."""
+"""Ops for CUDA, in Triton."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from motet_kernels import torch_attention
 from motet_kernels.attention_layout import AttentionRow
+from motet_kernels.gpu import paged_attention
+from motet_kernels.gpu.attention_plan import GpuAttentionPlan, plan_attention
 from motet_kernels.gpu.lowrank_product import LowRankProduct
+from motet_kernels.gpu.nf4_layout import PackedNf4
+from motet_kernels.gpu.nf4_linear import Nf4Product
+from motet_kernels.gpu.store_kv_kernel import store_kv
 from motet_kernels.gpu.tiles import Tiles
 from motet_kernels.gpu.tuning_files import tuning_of
 from motet_kernels.lowrank import SlotTable
@@ -26,26 +30,26 @@ BLOCK_ROWS = 64
 
 @dataclass(frozen=True)
 class GpuGroup(PackedGroup):
-    weights: tuple[Nf4Weight, ...]  # on the device
-    biases: tuple[Tensor | None, ...]  # float32 [N_j]
+    weight: PackedNf4  # on the device
+    bias: Tensor  # float32 [sum N_j], zero where a member has none
 
 
 class GpuOps:
     """Every op on a CUDA device, under the isolation promise of `ops.py`.
 
-    The weights stay in NF4; each call dequantises them to the compute dtype, which costs their
-    size in that dtype in memory traffic. bitsandbytes' fused products would read less, but take
-    another path for one row than for many, with other bits.
+    fast_math gives up that promise for linears: a row's bits then depend on how many rows there
+    are, because few rows and many are computed by other kernels, with sums in another order.
     """
 
     name = "gpu"
 
-    def __init__(self) -> None:
+    def __init__(self, *, fast_math: bool = False) -> None:
+        self._fast_math = fast_math
         self._tiles: tuple[Routing, Tiles] | None = None
-        self._lowrank: LowRankProduct | None = None
+        self._products: tuple[LowRankProduct, Nf4Product] | None = None
 
     def row_multiple(self, dtype: torch.dtype) -> int:
-        return BLOCK_ROWS
+        return 1 if self._fast_math else BLOCK_ROWS
 
     def adapter_dtype(self, compute: torch.dtype) -> torch.dtype:
         return compute
@@ -58,14 +62,17 @@ class GpuOps:
         device: torch.device,
     ) -> GpuGroup:
         check_group(weights, biases)
-        return GpuGroup(
-            in_features=weights[0].shape[1],
-            out_features=tuple(weight.shape[0] for weight in weights),
-            weights=tuple(weight.to(device) for weight in weights),
-            biases=tuple(None if bias is None else bias.to(device).float() for bias in biases),
-        )
+        sizes = tuple(weight.shape[0] for weight in weights)
+        parts = [
+            torch.zeros(n) if bias is None else bias.float().cpu()
+            for n, bias in zip(sizes, biases, strict=True)
+        ]
+        packed = PackedNf4.pack(weights, device)
+        return GpuGroup(packed.in_features, sizes, packed, torch.cat(parts).to(device))
 
     def dense_linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if self._fast_math:
+            return F.linear(x, weight, bias)
         padded = F.pad(x, (0, 0, 0, -x.shape[0] % BLOCK_ROWS))
         blocks = padded.split_with_sizes([BLOCK_ROWS] * (padded.shape[0] // BLOCK_ROWS))
         parts = [F.linear(block, weight) for block in blocks]
@@ -76,26 +83,26 @@ class GpuOps:
         self, x: Tensor, group: PackedGroup, tables: Sequence[SlotTable], routing: Routing
     ) -> tuple[Tensor, ...]:
         assert isinstance(group, GpuGroup)
-        lowrank = self._lowrank_on(x.device)
+        if x.shape[0] == 0:
+            return tuple(x.new_empty(0, n) for n in group.out_features)
+        lowrank, nf4 = self._products_on(x.device)
         tiles = self._tiles_of(routing, x.device)
-        z = lowrank.scaled(x, tables, tiles)
+        z = lowrank.scaled(x.contiguous(), tables, tiles)
         shrunk = lowrank.shrink(z, tables, tiles)
-        parts = [self.dense_linear(z, w.dequantize(x.dtype), None) for w in group.weights]
-        y, bias = torch.cat(parts, dim=1), _side_by_side(group, x.device)
-        if shrunk is not None:
-            y = lowrank.expand(y, shrunk, tiles, bias)
-        elif bias is not None:
-            y = (y.float() + bias).to(x.dtype)
+        y = nf4(z, group.weight, group.bias, shrunk, tiles)
         return y.split(list(group.out_features), dim=1)
 
     def adapt(self, x: Tensor, y: Tensor, table: SlotTable, routing: Routing) -> Tensor:
         tiles = self._tiles_of(routing, x.device)
-        return self._lowrank_on(x.device).adapt(x, y, table, tiles)
+        return self._products_on(x.device)[0].adapt(x, y, table, tiles)
 
-    def _lowrank_on(self, device: torch.device) -> LowRankProduct:
-        if self._lowrank is None:
-            self._lowrank = LowRankProduct(tuning_of(device))
-        return self._lowrank
+    def _products_on(self, device: torch.device) -> tuple[LowRankProduct, Nf4Product]:
+        if self._products is None:
+            tuning = tuning_of(device)
+            lowrank = LowRankProduct(tuning, fast_math=self._fast_math)
+            nf4 = Nf4Product(tuning, lowrank, fast_math=self._fast_math)
+            self._products = (lowrank, nf4)
+        return self._products
 
     def _tiles_of(self, routing: Routing, device: torch.device) -> Tiles:
         """The step's tiles; every linear of a step comes with the same routing."""
@@ -106,12 +113,13 @@ class GpuOps:
     def plan_attention(
         self, rows: Sequence[AttentionRow], block_size: int, device: torch.device
     ) -> AttentionPlan:
-        return torch_attention.plan_attention(rows, block_size, device)
+        split_len = tuning_of(device).attention_split_len
+        return plan_attention(rows, block_size, split_len, device)
 
     def store_kv(
         self, k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tensor
     ) -> None:
-        torch_attention.store_kv(k, v, k_cache, v_cache, slots)
+        store_kv(k, v, k_cache, v_cache, slots)
 
     def attention(
         self,
@@ -124,15 +132,8 @@ class GpuOps:
         window: int | None,
         softcap: float | None,
     ) -> Tensor:
-        assert isinstance(plan, torch_attention.TorchAttentionPlan)
-        return torch_attention.attention(
-            q, k_cache, v_cache, plan, scale=scale, window=window, softcap=softcap
+        assert isinstance(plan, GpuAttentionPlan)
+        config = tuning_of(q.device).attention(q.shape[2])
+        return paged_attention.attention(
+            q, k_cache, v_cache, plan, config, scale=scale, window=window, softcap=softcap
         )
-
-
-def _side_by_side(group: GpuGroup, device: torch.device) -> Tensor | None:
-    """The members' biases, float32 [sum N], zero where a member has none."""
-    if all(bias is None for bias in group.biases):
-        return None
-    pairs = zip(group.biases, group.out_features, strict=True)
-    return torch.cat([torch.zeros(n, device=device) if b is None else b for b, n in pairs])

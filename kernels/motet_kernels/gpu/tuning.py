@@ -53,7 +53,8 @@ class LowRankConfig:
 
 @dataclass(frozen=True)
 class AttentionConfig:
-    """Queries of one key head together, keys block_keys at a time, cut every split_len keys."""
+    """Queries of one key head together, keys block_keys at a time, cut every split_len keys at
+    least (attention_plan.py: splits grow with the number of keys)."""
 
     block_queries: int  # tokens times query heads of a key head
     block_keys: int = field(metadata=ORDER)
@@ -69,7 +70,7 @@ SECTIONS: dict[str, tuple[type, tuple[str, ...]]] = {
     "linear": (LinearConfig, ("rows", "outputs")),
     "gemv": (GemvConfig, ("outputs",)),
     "lowrank": (LowRankConfig, ("rows",)),
-    "attention": (AttentionConfig, ("queries", "head_size")),
+    "attention": (AttentionConfig, ("head_size",)),
 }
 HEADER = ("gpus", "architecture", "origin")
 
@@ -117,9 +118,14 @@ class TuningTable:
     def lowrank(self, rows: int) -> LowRankConfig:
         return _find(self.lowranks, {"rows": rows})
 
-    def attention(self, queries: int, head_size: int) -> AttentionConfig:
-        """queries: tokens of the longest row of the step."""
-        return _find(self.attentions, {"queries": queries, "head_size": head_size})
+    def attention(self, head_size: int) -> AttentionConfig:
+        """One for every step: the rows of a tile decide how threads share a sum over keys."""
+        return _find(self.attentions, {"head_size": head_size})
+
+    @property
+    def attention_split_len(self) -> int:
+        """Of every head size: a step is planned once for layers of any."""
+        return self.attentions[0].config.split_len
 
     def entries(self, section: str) -> Sequence[Entry[Any]]:
         found: Sequence[Entry[Any]] = getattr(self, f"{section}s")

@@ -53,10 +53,7 @@ def predicted(
         num_warps=4,
         num_stages=min(stages, 3),
     )
-    attentions = [
-        Entry({"queries": 1}, AttentionConfig(16, 32, 1024, 4, 2)),
-        Entry({}, AttentionConfig(32, 32, 1024, 4, 2)),
-    ]
+    attentions = [Entry({}, _attention(architecture))]
     count = f"{multiprocessors} multiprocessors" + ("" if gpus else " assumed")
     return TuningTable(
         gpus,
@@ -67,6 +64,15 @@ def predicted(
         (Entry({}, lowrank),),
         tuple(attentions),
     )
+
+
+def _attention(architecture: Architecture) -> AttentionConfig:
+    """The largest blocks that were seen to leave each architecture's registers unspilled."""
+    if architecture.backend == "cuda":
+        return AttentionConfig(32, 32, 256, num_warps=4, num_stages=2)
+    if architecture.lanes == 64:
+        return AttentionConfig(16, 32, 256, num_warps=4, num_stages=2)
+    return AttentionConfig(16, 16, 256, num_warps=8, num_stages=1)
 
 
 def _blocks_of_rows(architecture: Architecture) -> list[int]:
