@@ -107,9 +107,9 @@ class LowRankProduct:
             return None
         config = self._tuning.lowrank(z.shape[0])
         by_row = self._fast_math and z.shape[0] <= FEW_ROWS
-        num_split = min(config.max_splits, triton.cdiv(z.shape[1], config.split_len))
+        num_planes = num_splits(z.shape[1], config) + 1
         planes = torch.empty(
-            (z.shape[0], num_split + 1, members.num_members, members.ranks),
+            (z.shape[0], num_planes, members.num_members, members.ranks),
             dtype=torch.float32,
             device=z.device,
         )
@@ -166,6 +166,17 @@ class LowRankProduct:
         return members
 
 
+def num_splits(in_features: int, config: LowRankConfig) -> int:
+    """In how many parts K is summed: by K alone, so that a row's sum has one order."""
+    return min(config.max_splits, triton.cdiv(in_features, config.split_len))
+
+
+def part_len(in_features: int, config: LowRankConfig) -> int:
+    """Inputs of a part, a multiple of block_inputs; the last part may be shorter, or empty."""
+    part = triton.cdiv(in_features, num_splits(in_features, config))
+    return triton.cdiv(part, config.block_inputs) * config.block_inputs
+
+
 def refuse_in_gain(slots: frozenset[int]) -> None:
     """Raise ValueError if there is a slot whose input would have to be scaled where it cannot."""
     if slots:
@@ -177,12 +188,11 @@ def refuse_in_gain(slots: frozenset[int]) -> None:
 
 def _shrink(z: Tensor, shrunk: Shrunk, tiles: Tiles) -> None:
     config, members = shrunk.config, shrunk.tables
-    num_split = shrunk.planes.shape[1] - 1
-    blocks = triton.cdiv(triton.cdiv(z.shape[1], num_split), config.block_inputs)
+    num_split = num_splits(z.shape[1], config)
     rank_tiles = members.num_members * triton.cdiv(members.ranks, config.block_ranks)
     constants = {
         **shrunk.constants(),
-        "PART": blocks * config.block_inputs,
+        "PART": part_len(z.shape[1], config),
         "BLOCK_K": config.block_inputs,
         "num_warps": config.num_warps,
         "num_stages": config.num_stages,

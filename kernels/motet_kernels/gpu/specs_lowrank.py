@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from motet_kernels.gpu.inner_stage import inner_kernel
 from motet_kernels.gpu.kernel_specs import KernelSpec, Kind
 from motet_kernels.gpu.lowrank_kernels import expand_kernel, scale_rows_kernel, shrink_kernel
-from motet_kernels.gpu.lowrank_product import CORE_BLOCK, SCALE_BLOCK, TRITON_DTYPES
+from motet_kernels.gpu.lowrank_product import (
+    CORE_BLOCK,
+    SCALE_BLOCK,
+    TRITON_DTYPES,
+    num_splits,
+    part_len,
+)
 from motet_kernels.gpu.lowrank_row_kernels import expand_row_kernel, shrink_row_kernel
 from motet_kernels.gpu.tiles import TILE_ROWS
 from motet_kernels.gpu.tuning import LowRankConfig, TuningTable
 
 DTYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
-
-# What a launch over q, k, v of a model with K = 4096 hands over at rank 16.
-MEMBERS, IN_FEATURES, SPLIT, RANKS = 3, 4096, 4, 16
 
 TABLES = {
     "tiles": "*i32",
@@ -31,56 +34,93 @@ TABLES = {
 NUMBERS = ("in_features", "x_stride", "y_stride", "z_stride", "out_stride")
 
 
+class _Group(NamedTuple):
+    """Linears that share an input, and the room for their adapters' ranks."""
+
+    name: str
+    num_members: int
+    in_features: int
+    ranks: int
+    aligned: bool  # whether loads may be wide
+
+
+# Of a model with 4096 and 14336 features; then what nothing but an odd shape brings about.
+QKV = _Group("qkv", 3, 4096, 16, aligned=True)
+DOWN = _Group("down", 1, 14336, 64, aligned=True)
+ODD = _Group("odd", 1, 1001, 16, aligned=False)
+
+
 def specs(tuning: TuningTable) -> list[KernelSpec]:
     """Every kernel of the adapter half, for each of its configurations and dtypes."""
     return [spec for config in tuning.configs("lowrank") for spec in _specs_of(config)]
 
 
 def _specs_of(config: LowRankConfig) -> Iterator[KernelSpec]:
-    shared = {"SPLIT": SPLIT, "NUM_MEMBERS": MEMBERS, "RANKS": RANKS}
-    blocks = {"BLOCK_R": config.block_ranks, **shared}
+    for dtype in DTYPES:
+        yield from _group_specs(QKV, dtype, config)
+    yield from _group_specs(DOWN, torch.bfloat16, config)
+    yield from _group_specs(ODD, torch.bfloat16, config)
+
+
+def _group_specs(group: _Group, dtype: torch.dtype, config: LowRankConfig) -> Iterator[KernelSpec]:
+    blocks = {
+        "SPLIT": num_splits(group.in_features, config),
+        "NUM_MEMBERS": group.num_members,
+        "RANKS": group.ranks,
+        "BLOCK_R": config.block_ranks,
+    }
+    wide = {"ALIGNED": group.aligned}
     shrink = {
-        "PART": IN_FEATURES // SPLIT,
+        "PART": part_len(group.in_features, config),
         "BLOCK_K": config.block_inputs,
-        "ALIGNED": True,
+        **wide,
         **blocks,
     }
-    expand = {"BLOCK_N": config.block_outputs, "ALIGNED": True, "HAS_BASE_BIAS": True, **blocks}
-    inner = {"BLOCK_C": CORE_BLOCK, "BLOCK_T": TILE_ROWS, **blocks}
-    scale = {"ALIGNED": True, "BLOCK_K": SCALE_BLOCK}
+    expand = {
+        "BLOCK_N": config.block_outputs,
+        "HAS_BASE_BIAS": group.num_members > 1,
+        **wide,
+        **blocks,
+    }
+    inner = {"BLOCK_C": CORE_BLOCK, "DTYPE": TRITON_DTYPES[dtype], **blocks}
     tile = {"BLOCK_T": TILE_ROWS}
-    for dtype, short in DTYPES.items():
-        # bf16 is what is served; the tensor cores' use is gated there
-        kind: Kind = "tile" if dtype == torch.bfloat16 else "lowrank"
-        yield _spec(f"shrink {short}", shrink_kernel, kind, short, shrink | tile, config)
-        yield _spec(f"expand {short}", expand_kernel, kind, short, expand | tile, config)
-        yield _spec(f"shrink_row {short}", shrink_row_kernel, "lowrank", short, shrink, config)
-        yield _spec(f"expand_row {short}", expand_row_kernel, "lowrank", short, expand, config)
-        typed = inner | {"DTYPE": TRITON_DTYPES[dtype]}
-        yield _spec(f"inner {short}", inner_kernel, "lowrank", short, typed, config)
-        yield _spec(f"scale_rows {short}", scale_rows_kernel, "lowrank", short, scale, config)
+    # bf16 is what is served: there, the use of tensor cores is gated
+    kind: Kind = "tile" if dtype == torch.bfloat16 else "lowrank"
+    for kernel, constants, its_kind in (
+        (shrink_kernel, shrink | tile, kind),
+        (expand_kernel, expand | tile, kind),
+        (shrink_row_kernel, shrink, "lowrank"),
+        (expand_row_kernel, expand, "lowrank"),
+        (inner_kernel, inner | tile, "lowrank"),
+        (scale_rows_kernel, wide | {"BLOCK_K": SCALE_BLOCK}, "lowrank"),
+    ):
+        yield _spec(kernel, its_kind, group, dtype, constants, config)
 
 
 def _spec(
-    name: str,
     kernel: Any,
     kind: Kind,
-    dtype: str,
+    group: _Group,
+    dtype: torch.dtype,
     constants: Mapping[str, Any],
     config: LowRankConfig,
 ) -> KernelSpec:
+    short = DTYPES[dtype]
     arguments = {
-        argument: TABLES.get(argument, "i32" if argument in NUMBERS else f"*{dtype}")
+        argument: TABLES.get(argument, "i32" if argument in NUMBERS else f"*{short}")
         for argument in kernel.arg_names
         if argument not in constants
     }
+    numbers = set() if group.aligned else set(NUMBERS)
     return KernelSpec(
-        f"{name} ranks={config.block_ranks} outputs={config.block_outputs}",
+        f"{kernel.__name__.removesuffix('_kernel')} {group.name} {short} "
+        f"inputs={config.block_inputs} ranks={config.block_ranks} "
+        f"outputs={config.block_outputs} warps={config.num_warps}x{config.num_stages}",
         kernel,
         kind,
         arguments,
         constants,
-        frozenset(arguments),
+        frozenset(set(arguments) - numbers),
         config.num_warps,
         config.num_stages,
     )
