@@ -16,7 +16,13 @@ from motet_kernels.decoder_layer import (
     LayerStep,
     RmsNorm,
 )
-from motet_kernels.dispatch import KernelReport, Selection, select_kernels, select_ops
+from motet_kernels.dispatch import (
+    KernelReport,
+    NoFastMath,
+    Selection,
+    select_kernels,
+    select_ops,
+)
 from motet_kernels.layer_seconds import LayerSeconds, TimedLayerOps
 from motet_kernels.lowrank import ACTIVATIONS, Activation, Core, LowRank, SlotTable
 from motet_kernels.nf4 import Nf4Weight
@@ -41,6 +47,7 @@ __all__ = [
     "LayerStep",
     "LowRank",
     "Nf4Weight",
+    "NoFastMath",
     "Ops",
     "PackedGroup",
     "ReferenceOps",

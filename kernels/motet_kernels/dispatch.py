@@ -40,18 +40,31 @@ def select_ops(device: torch.device) -> Ops:
     return select_kernels(device).ops
 
 
-def select_kernels(device: torch.device, cpu_kernels: str = "auto") -> Selection:
+class NoFastMath(ValueError):
+    """fast_math was asked for where no kernel is faster for giving up the isolation promise."""
+
+
+def select_kernels(
+    device: torch.device, cpu_kernels: str = "auto", *, fast_math: bool = False
+) -> Selection:
     """The implementation for a device: NativeCpuOps or CpuOps for "cpu", GpuOps for "cuda".
 
     cpu_kernels: "auto" for the best that runs here; or a level of native_library.py, or "torch",
     and no other will do. It says nothing about CUDA.
+    fast_math: on CUDA, give up that a row's bits do not depend on its company (`GpuOps`).
 
     The native one is compiled when it is first chosen on a machine. Without a compiler, or on a
     processor with neither AVX2 nor AVX-512, torch serves; the log and the report say why.
-    Raises ValueError for another device or a level that cannot run here, BuildFailed for one that
-    cannot be compiled, and RuntimeError on CUDA without Triton.
+    Raises ValueError for another device or a level that cannot run here, NoFastMath for fast_math
+    on a CPU, BuildFailed for a level that cannot be compiled, and RuntimeError on CUDA without
+    Triton.
     """
     if device.type == "cpu":
+        if fast_math:
+            raise NoFastMath(
+                "fast_math has no use on a CPU: every kernel there keeps a row's bits independent "
+                "of its company, and none would be faster without that; leave fast_math off"
+            )
         return _for_cpu() if cpu_kernels == "auto" else _asked_for(cpu_kernels)
     if device.type != "cuda":
         raise ValueError(f"there are no kernels for device {device}; use cpu or cuda")
@@ -61,7 +74,7 @@ def select_kernels(device: torch.device, cpu_kernels: str = "auto") -> Selection
         from motet_kernels.gpu.gpu_ops import GpuOps
     except ImportError as error:
         raise RuntimeError("CUDA needs Triton: pip install triton==3.9.0") from error
-    gpu = GpuOps()
+    gpu = GpuOps(fast_math=fast_math)
     return Selection(gpu, KernelReport(gpu.name))
 
 

@@ -131,6 +131,11 @@ class Settings(BaseSettings):
         description="Which kernels compute on the CPU: the best that runs here, one level of "
         "instructions, or torch's.",
     )
+    fast_math: bool = Field(
+        False,
+        description="On CUDA: other kernels for few rows and for many, with which an answer's bits "
+        "depend on what else is in the batch.",
+    )
 
     kv_cache_bytes: Bytes | None = Field(
         None, description="Memory of the paged KV cache. Unset: derived from what is free."

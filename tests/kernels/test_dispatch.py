@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from motet_kernels import KernelReport, dispatch, select_kernels, select_ops
+from motet_kernels import KernelReport, NoFastMath, dispatch, select_kernels, select_ops
 from motet_kernels.cpu import native_build
 from motet_kernels.cpu.cpu_ops import CpuOps
 from motet_kernels.cpu.native_ops import NativeCpuOps
@@ -36,6 +36,14 @@ def test_by_device() -> None:
     assert isinstance(select_ops(torch.device("cuda")), GpuOps)
     with pytest.raises(ValueError, match="use cpu or cuda"):
         select_ops(torch.device("meta"))
+
+
+def test_fast_math_is_for_cuda() -> None:
+    fast = select_kernels(torch.device("cuda"), fast_math=True).ops
+    assert fast.row_multiple(torch.bfloat16) == 1  # nobody pads for a promise that is not made
+    assert select_ops(torch.device("cuda")).row_multiple(torch.bfloat16) > 1
+    with pytest.raises(NoFastMath, match="no use on a CPU"):
+        select_kernels(torch.device("cpu"), fast_math=True)
 
 
 def test_a_level_that_is_asked_for_serves_or_is_refused() -> None:

@@ -102,7 +102,7 @@ def decode(codes, DTYPE: tl.constexpr, PERMUTE: tl.constexpr):
 
     PERMUTE: by PTX, for bf16 and fp16 on NVIDIA. Without it, by selects, for any machine.
     """
-    if PERMUTE and DTYPE == tl.bfloat16:
+    if PERMUTE and DTYPE.is_bf16():
         high, low = tl.inline_asm_elementwise(
             _BF16_ASM, _FORM, [codes], dtype=(tl.bfloat16, tl.bfloat16), is_pure=True, pack=4
         )
@@ -127,9 +127,9 @@ def scale_border(n, IN_FEATURES: tl.constexpr):
 def select_value(code, DTYPE: tl.constexpr):
     """int32 codes, 0 to 15 -> DTYPE values. Those of 16 bits come as bits out of words of four:
     no rounding, which some GPUs do for bf16 in software, and few conditions to keep."""
-    if DTYPE == tl.bfloat16:
+    if DTYPE.is_bf16():
         value = _shifted_out(code, _BF16_WORDS).to(tl.bfloat16, bitcast=True)
-    elif DTYPE == tl.float16:
+    elif DTYPE.is_fp16():
         value = _shifted_out(code, _FP16_WORDS).to(tl.float16, bitcast=True)
     else:
         value = _select(code, _VALUES).to(DTYPE)

@@ -47,7 +47,7 @@ def nf4_dequantize_kernel(
     packed = tl.load(
         code_rows[:, None, None] + at[None, :, :], mask=there[:, :, None], other=0
     )  # [BLOCK_N, BLOCK_B, 32]
-    high, low = decode(packed, tl.float32, False)
+    high, low = decode(packed, tl.float32, False)  # [BLOCK_N, BLOCK_B, 32]
     scale_at = absmax + b.to(tl.int64)[None, :] * out_features + columns[:, None]
     scale_first = tl.load(scale_at, mask=there, other=0.0)[:, :, None]
     scale_second = scale_first

@@ -1,4 +1,4 @@
-"""NF4 weights in the order in which the GPU kernels read them, made once from bitsandbytes' bytes."""
+"""NF4 weights in the order in which the GPU kernels read them, made once from their own bytes."""
 
 from __future__ import annotations
 

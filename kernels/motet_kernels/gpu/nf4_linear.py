@@ -62,10 +62,9 @@ class Nf4Product:
     ) -> Tensor:
         """gain * (W z + delta_gain * B u) + adapter bias + bias, [T, N] in z's dtype.
 
-        z [T, K], T at least one; bias float32 [N]; shrunk: u of the rows on the weight's members,
-        None where no row has an adapter.
+        z [T, K], contiguous, T at least one; bias float32 [N]; shrunk: u of the rows on the
+        weight's members, None where no row has an adapter.
         """
-        z = z.contiguous()
         path = path_of(z.shape[0], fast_math=self._fast_math)
         if path == "gemv":
             return self._gemv(z, weight, bias, shrunk)

@@ -16,6 +16,7 @@ from motet.settings import Settings
     "dtype",
     "double_quant",
     "threads",
+    "fast_math",
     "kv_cache_bytes",
     "block_size",
     "max_num_seqs",

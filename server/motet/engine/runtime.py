@@ -10,7 +10,7 @@ import torch
 from motet_adapters import AdapterStore, Arena, Limits
 from motet_adapters.room import RequireRoom, all_the_room
 from motet_database import ChangeFeed, Database
-from motet_kernels import BuildFailed, KernelReport, Ops, Selection, select_kernels
+from motet_kernels import BuildFailed, KernelReport, NoFastMath, Ops, Selection, select_kernels
 
 from motet.blobs import open_origin
 from motet.engine.base import Progress, QuantizedBase, open_base
@@ -169,7 +169,9 @@ def _device(settings: Settings) -> torch.device:
 
 def _kernels(device: torch.device, settings: Settings) -> Selection:
     try:
-        return select_kernels(device, settings.cpu_kernels)
+        return select_kernels(device, settings.cpu_kernels, fast_math=settings.fast_math)
+    except NoFastMath as error:
+        raise InvalidSetting(str(error), param="fast_math") from error
     except (ValueError, BuildFailed) as error:
         raise InvalidSetting(
             f"cpu_kernels is {settings.cpu_kernels}, but {error}; use cpu_kernels=auto",

@@ -61,6 +61,16 @@ def test_kernels_that_cannot_run_here_are_refused(tmp_path: Path) -> None:
         pass
 
 
+def test_fast_math_is_refused_on_a_cpu(tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", "llama")
+    with (
+        pytest.raises(InvalidSetting, match="leave fast_math off") as refused,
+        served(checkpoint, tmp_path / "data", fast_math=True),
+    ):
+        pass
+    assert refused.value.param == "fast_math"
+
+
 def test_something_between_two_layers_is_noticed(tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path / "checkpoint", "llama")
     with served(checkpoint, tmp_path / "data") as runtime:
