@@ -29,6 +29,7 @@ from motet_kernels.nf4 import Nf4Weight
 from motet_kernels.ops import AttentionPlan, Ops, PackedGroup
 from motet_kernels.reference import ReferenceOps
 from motet_kernels.routing import Routing, Segment
+from motet_kernels.staged import LaunchShape, Place, StagedOps
 
 __all__ = [
     "ACTIVATIONS",
@@ -42,6 +43,7 @@ __all__ = [
     "DecoderLayer",
     "FusedLayers",
     "KernelReport",
+    "LaunchShape",
     "LayerOps",
     "LayerSeconds",
     "LayerStep",
@@ -50,12 +52,14 @@ __all__ = [
     "NoFastMath",
     "Ops",
     "PackedGroup",
+    "Place",
     "ReferenceOps",
     "RmsNorm",
     "Routing",
     "Segment",
     "Selection",
     "SlotTable",
+    "StagedOps",
     "TimedLayerOps",
     "select_kernels",
     "select_ops",

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from motet_kernels.host_copy import copied_to
+
 # Columns of a pointer row: addresses (0: absent) of A, B transposed, gain, bias; the rank;
 # addresses of in_gain, the core's values and columns; the core's width; the address of the inner
 # bias; the number of the activation in ACTIVATIONS; the address of delta_gain.
@@ -130,7 +132,8 @@ class SlotTable:
         """
         if self._pointers is None or self._pointers[0] != dtype:
             rows = [_pointer_row(lowrank, dtype) for lowrank in self._lowranks]
-            self._pointers = (dtype, torch.tensor(rows, dtype=torch.int64).to(self.device))
+            table = torch.tensor(rows, dtype=torch.int64)
+            self._pointers = (dtype, copied_to(self.device, table))
         return self._pointers[1]
 
     def _check_slot(self, slot: int) -> None:

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from motet_kernels.attention_layout import AttentionRow, check_rows
+from motet_kernels.host_copy import copied_to
 from motet_kernels.ops import AttentionPlan
 
 HEADER_LEN = 4
@@ -41,6 +42,9 @@ MAX_SPLITS = 16
 MOST_PARTIAL_TOKENS = 64
 # Tokens of a step whose splits may be summed apart: what bounds the memory for their parts.
 MAX_PARTIAL_ROWS = 512
+
+# Launches that are to be replayed are made for one of these: few, as each is captured by itself.
+LAUNCHED_SPLITS = (1, 4, MAX_SPLITS)
 
 Table = NDArray[np.int32]
 
@@ -117,20 +121,33 @@ class HostPlan:
     parts: tuple[RowPart, ...]
     split_len: int
     block_size: int
+    least_splits: int
 
     @classmethod
-    def build(cls, rows: Sequence[AttentionRow], block_size: int, split_len: int) -> HostPlan:
-        """The table of `rows`. Raises ValueError where they cannot be."""
+    def build(
+        cls,
+        rows: Sequence[AttentionRow],
+        block_size: int,
+        split_len: int,
+        least_splits: int | None = None,
+    ) -> HostPlan:
+        """The table of `rows`. Raises ValueError where they cannot be.
+
+        least_splits: for launches of rows of one token that will be replayed: how many splits they
+        are made for. With more than one, every row has a partial row.
+        """
         num_tokens = check_rows(rows, block_size)
         parts = tuple(row_parts(rows, split_len))
         starts, blocks = _block_tables(rows, HEADER_LEN + len(parts) * ROW_COLUMNS)
         table = array("i", (len(parts), 0, 0, 0))
         num_partial, with_partials = 0, []
         for part in parts:
-            is_cut = part.position + part.num_tokens > split_len
             room = min(MOST_PARTIAL_TOKENS, MAX_PARTIAL_ROWS - num_partial)
+            has_parts = part.position + part.num_tokens > split_len and part.num_tokens <= room
+            if least_splits is not None:
+                has_parts = least_splits > 1
             partial_row = -1
-            if is_cut and part.num_tokens <= room:
+            if has_parts:
                 partial_row = num_partial
                 num_partial += part.num_tokens
                 with_partials.append(part)
@@ -153,9 +170,10 @@ class HostPlan:
             tuple(with_partials),
             split_len,
             block_size,
+            least_splits or 1,
         )
 
-    def on(self, table: Tensor, *, least_splits: int = 1) -> GpuAttentionPlan:
+    def on(self, table: Tensor) -> GpuAttentionPlan:
         """The plan, its table being at `table` (int32, on a device)."""
         return GpuAttentionPlan(
             self.num_tokens,
@@ -165,8 +183,15 @@ class HostPlan:
             self.parts,
             self.split_len,
             self.block_size,
-            least_splits,
+            self.least_splits,
         )
+
+
+def launched_splits(rows: Sequence[AttentionRow], split_len: int) -> int:
+    """How many splits launches of these rows of one token are made for, whatever the window."""
+    most = max(row.kv_len for row in rows)
+    needed = min(-(-most // split_len), MAX_SPLITS)  # no split is shorter than split_len
+    return next(count for count in LAUNCHED_SPLITS if count >= needed)
 
 
 def plan_attention(
@@ -174,7 +199,7 @@ def plan_attention(
 ) -> GpuAttentionPlan:
     """`Ops.plan_attention`: one copy to the device."""
     plan = HostPlan.build(rows, block_size, split_len)
-    return plan.on(torch.from_numpy(plan.table.copy()).to(device))
+    return plan.on(copied_to(device, torch.from_numpy(plan.table.copy())))
 
 
 def _block_tables(rows: Sequence[AttentionRow], offset: int) -> tuple[list[int], array[int]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,17 +11,24 @@ from torch.nn import functional as F
 
 from motet_kernels.attention_layout import AttentionRow
 from motet_kernels.gpu import paged_attention
-from motet_kernels.gpu.attention_plan import GpuAttentionPlan, plan_attention
+from motet_kernels.gpu.attention_plan import (
+    GpuAttentionPlan,
+    HostPlan,
+    launched_splits,
+    plan_attention,
+)
 from motet_kernels.gpu.lowrank_product import LowRankProduct
 from motet_kernels.gpu.nf4_layout import PackedNf4
 from motet_kernels.gpu.nf4_linear import Nf4Product
 from motet_kernels.gpu.store_kv_kernel import store_kv
 from motet_kernels.gpu.tiles import Tiles
+from motet_kernels.gpu.tuning import TuningTable
 from motet_kernels.gpu.tuning_files import tuning_of
 from motet_kernels.lowrank import SlotTable
 from motet_kernels.nf4 import Nf4Weight
 from motet_kernels.ops import AttentionPlan, PackedGroup, check_group
 from motet_kernels.routing import Routing
+from motet_kernels.staged import LaunchShape, Place
 
 # Dense products are computed in blocks of exactly this many rows. cuBLAS chooses its kernel by the
 # number of rows, so one shape for all is what keeps a row's bits independent of its neighbours.
@@ -45,8 +52,9 @@ class GpuOps:
 
     def __init__(self, *, fast_math: bool = False) -> None:
         self._fast_math = fast_math
-        self._tiles: tuple[Routing, Tiles] | None = None
+        self._tiles: list[tuple[Routing, Tiles]] = []
         self._products: tuple[LowRankProduct, Nf4Product] | None = None
+        self._tuning: TuningTable | None = None
 
     def row_multiple(self, dtype: torch.dtype) -> int:
         return 1 if self._fast_math else BLOCK_ROWS
@@ -98,22 +106,59 @@ class GpuOps:
 
     def _products_on(self, device: torch.device) -> tuple[LowRankProduct, Nf4Product]:
         if self._products is None:
-            tuning = tuning_of(device)
+            tuning = self._tuning_on(device)
             lowrank = LowRankProduct(tuning, fast_math=self._fast_math)
             nf4 = Nf4Product(tuning, lowrank, fast_math=self._fast_math)
             self._products = (lowrank, nf4)
         return self._products
 
+    def _tuning_on(self, device: torch.device) -> TuningTable:
+        if self._tuning is None:
+            self._tuning = tuning_of(device)
+        return self._tuning
+
     def _tiles_of(self, routing: Routing, device: torch.device) -> Tiles:
         """The step's tiles; every linear of a step comes with the same routing."""
-        if self._tiles is None or self._tiles[0] is not routing:
-            self._tiles = (routing, Tiles.build(routing, device))
-        return self._tiles[1]
+        for known, tiles in self._tiles:
+            if known is routing:
+                return tiles
+        self._tiles = [(routing, Tiles.build(routing, device))]
+        return self._tiles[0][1]
+
+    def launch_shape(
+        self,
+        routings: Sequence[Routing],
+        rows: Sequence[AttentionRow],
+        num_slots: int,
+        device: torch.device,
+    ) -> LaunchShape:
+        adapted = any(segment.slot for routing in routings for segment in routing.segments)
+        split_len = self._tuning_on(device).attention_split_len
+        return LaunchShape(launched_splits(rows, split_len), num_slots if adapted else 1)
+
+    def stage(
+        self,
+        routings: Sequence[Routing],
+        rows: Sequence[AttentionRow],
+        block_size: int,
+        device: torch.device,
+        place: Place,
+        shape: LaunchShape | None,
+    ) -> AttentionPlan:
+        slots, splits = (None, None) if shape is None else (shape.num_slots, shape.num_splits)
+        self._tiles = [(routing, Tiles.at(routing, place, slots)) for routing in routings]
+        split_len = self._tuning_on(device).attention_split_len
+        plan = HostPlan.build(rows, block_size, split_len, splits)
+        return plan.on(place(plan.table))
+
+    def settle(self, groups: Sequence[Sequence[SlotTable]], dtype: torch.dtype) -> Hashable:
+        lowrank, _ = self._products_on(groups[0][0].device)
+        return tuple(lowrank.members(tables, dtype).launched_for for tables in groups)
 
     def plan_attention(
         self, rows: Sequence[AttentionRow], block_size: int, device: torch.device
     ) -> AttentionPlan:
-        split_len = tuning_of(device).attention_split_len
+        split_len = self._tuning_on(device).attention_split_len
         return plan_attention(rows, block_size, split_len, device)
 
     def store_kv(
@@ -133,7 +178,7 @@ class GpuOps:
         softcap: float | None,
     ) -> Tensor:
         assert isinstance(plan, GpuAttentionPlan)
-        config = tuning_of(q.device).attention(q.shape[2])
+        config = self._tuning_on(q.device).attention(q.shape[2])
         return paged_attention.attention(
             q, k_cache, v_cache, plan, config, scale=scale, window=window, softcap=softcap
         )

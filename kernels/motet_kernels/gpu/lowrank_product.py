@@ -153,6 +153,10 @@ class LowRankProduct:
         shrunk = self.shrink(x, [table], tiles) if len(tiles) else None
         return y.clone() if shrunk is None else self.expand(y, shrunk, tiles, None)
 
+    def members(self, tables: Sequence[SlotTable], dtype: torch.dtype) -> MemberTables:
+        """The tables as they are now, on the device where they were."""
+        return self._cache.of(tables, dtype)
+
     def _members(
         self, tables: Sequence[SlotTable], dtype: torch.dtype, tiles: Tiles
     ) -> MemberTables:

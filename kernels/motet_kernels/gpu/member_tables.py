@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
+from motet_kernels.host_copy import copied_to
 from motet_kernels.lowrank import LowRank, SlotTable
 
 ALIGNMENT = 16  # bytes: the widest load of a thread
@@ -19,8 +20,8 @@ SMALLEST_RANKS = 16  # what tl.dot takes at least
 class MemberTables:
     """What the kernels must know of every slot of J linears that share an input.
 
-    pointers: int64 [S, J, 12]; a slot's rows are `SlotTable.pointers`'. It stays where it is when
-    adapters change, so that a captured graph finds the new ones.
+    pointers: int64 [S, J, 12]; a slot's rows are `SlotTable.pointers`'. It and sizes stay where
+    they are when adapters change, so that a captured graph finds the new ones.
     """
 
     pointers: Tensor
@@ -40,6 +41,18 @@ class MemberTables:
     def num_members(self) -> int:
         return len(self.out_features)
 
+    @property
+    def launched_for(self) -> Hashable:
+        """What launches depend on, besides what lies in the tensors: not which slots, not where."""
+        return (
+            self.ranks,
+            bool(self.slots),
+            bool(self.scaled_slots),
+            self.has_products,
+            self.has_inner,
+            self.aligned,
+        )
+
 
 class MemberTablesCache:
     """`MemberTables` by the first of their slot tables, made anew when an adapter has changed."""
@@ -52,7 +65,7 @@ class MemberTablesCache:
         sources = tuple(table.pointers(dtype) for table in tables)
         found = self._found.get(tables[0])
         if found is None or not _same(found.sources, sources):
-            found = _gathered(tables, sources, dtype, None if found is None else found.pointers)
+            found = _gathered(tables, sources, dtype, found)
             self._found[tables[0]] = found
         return found
 
@@ -65,12 +78,14 @@ def _gathered(
     tables: Sequence[SlotTable],
     sources: tuple[Tensor, ...],
     dtype: torch.dtype,
-    place: Tensor | None,
+    previous: MemberTables | None,
 ) -> MemberTables:
     pointers = torch.stack(sources, dim=1)
     out_features = tuple(table.out_features for table in tables)
-    if place is not None and place.shape == pointers.shape:
-        pointers = place.copy_(pointers)
+    if previous is not None and previous.pointers.shape == pointers.shape:
+        pointers, sizes = previous.pointers.copy_(pointers), previous.sizes
+    else:
+        sizes = copied_to(pointers.device, torch.tensor(out_features, dtype=torch.int32))
     entries = [
         (slot, lowrank)
         for table in tables
@@ -81,7 +96,7 @@ def _gathered(
     rank = max((lowrank.rank for lowrank in lowranks), default=0)
     return MemberTables(
         pointers,
-        torch.tensor(out_features, dtype=torch.int32).to(pointers.device),
+        sizes,
         sources,
         dtype,
         tables[0].in_features,
