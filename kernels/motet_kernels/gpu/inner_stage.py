@@ -91,15 +91,15 @@ def _core_product(
     values = elements(tl.load(entry + CORE_VALUES), DTYPE, False)  # [R, width]
     columns = elements(tl.load(entry + CORE_COLUMNS), tl.int32, False)  # [R, width]
     total = tl.zeros((planes_t.shape[0], r.shape[0]), dtype=tl.float32)
-    for first in range(0, width, BLOCK_C):
-        c = first + tl.arange(0, BLOCK_C)
-        at = r[:, None] * width + c[None, :]
-        mask = (r < rank)[:, None] & (c < width)[None, :]
-        value = tl.load(values + at, mask=mask, other=0.0).to(tl.float32)
-        column = tl.load(columns + at, mask=mask, other=0)
-        u = planes_t[:, None, None] + column[None, :, :]
-        u_mask = t_mask[:, None, None] & mask[None, :, :]
-        total += tl.sum(sum_planes(u, u_mask, SPLIT, PLANE) * value[None, :, :], axis=2)
+    for first in tl.range(0, width, BLOCK_C, num_stages=1):
+        for c in tl.static_range(BLOCK_C):  # loads that need not wait for each other
+            at = r * width + first + c
+            mask = (r < rank) & (first + c < width)
+            value = tl.load(values + at, mask=mask, other=0.0).to(tl.float32)
+            column = tl.load(columns + at, mask=mask, other=0)
+            u = planes_t[:, None] + column[None, :]
+            u_mask = t_mask[:, None] & mask[None, :]
+            total += sum_planes(u, u_mask, SPLIT, PLANE) * value[None, :]
     return total
 
 
