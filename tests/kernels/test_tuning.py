@@ -35,7 +35,7 @@ def test_formula_reads_sixteen_bytes_a_thread_and_keeps_to_one_instruction(
     table = predicted(architecture)
     for config in table.configs("linear"):
         assert config.block_outputs * 32 >= 16 * architecture.lanes * config.num_warps
-        assert config.block_rows < (architecture.wide_dot_rows or 65)
+        assert config.block_outputs < (architecture.wide_dot_rows or 65) or config.num_warps < 4
 
 
 def test_table_survives_its_file() -> None:

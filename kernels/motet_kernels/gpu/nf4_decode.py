@@ -38,14 +38,17 @@ NF4_VALUES = (
 
 
 def value_bits(dtype: torch.dtype) -> tuple[int, ...]:
-    """The values' bit patterns in a dtype of 16 bits, from 0 to 65535, by code."""
-    bits = torch.tensor(NF4_VALUES).to(dtype).view(torch.int16)
-    return tuple(int(each) & 0xFFFF for each in bits)
+    """The values' bit patterns in a dtype, from 0 on, by code."""
+    bits = (
+        torch.tensor(NF4_VALUES).to(dtype).view(torch.int16 if dtype.itemsize == 2 else torch.int32)
+    )
+    return tuple(int(each) % (1 << 8 * dtype.itemsize) for each in bits)
 
 
-def value_words(dtype: torch.dtype) -> tuple[int, ...]:
-    """The same four to a signed word of 64 bits, the first one lowest."""
-    words: list[int] = torch.tensor(NF4_VALUES).to(dtype).view(torch.int64).tolist()
+def value_words(dtype: torch.dtype, shift: int = 0) -> tuple[int, ...]:
+    """16 bits of each from bit `shift` on, four to a signed word of 64, the first one lowest."""
+    parts = torch.tensor([bits >> shift & 0xFFFF for bits in value_bits(dtype)], dtype=torch.int32)
+    words: list[int] = parts.to(torch.uint16).view(torch.int64).tolist()
     return tuple(words)
 
 
@@ -88,9 +91,10 @@ def _table_words(table: list[int]) -> list[str]:
 
 
 _BLOCK_LEN = tl.constexpr(BLOCK_LEN)
-_VALUES = tl.constexpr(NF4_VALUES)
 _BF16_WORDS = tl.constexpr(value_words(torch.bfloat16))
 _FP16_WORDS = tl.constexpr(value_words(torch.float16))
+_FP32_LOW_WORDS = tl.constexpr(value_words(torch.float32))
+_FP32_HIGH_WORDS = tl.constexpr(value_words(torch.float32, 16))
 _BF16_ASM = tl.constexpr(permute_asm(torch.bfloat16))
 _FP16_ASM = tl.constexpr(permute_asm(torch.float16))
 _FORM = tl.constexpr("=r,=r,=r,=r,r")
@@ -125,35 +129,22 @@ def scale_border(n, IN_FEATURES: tl.constexpr):
 
 @triton.jit
 def select_value(code, DTYPE: tl.constexpr):
-    """int32 codes, 0 to 15 -> DTYPE values. Those of 16 bits come as bits out of words of four:
-    no rounding, which some GPUs do for bf16 in software, and few conditions to keep."""
+    """int32 codes, 0 to 15 -> DTYPE values, taken as bits out of words of four times 16: without
+    rounding, which some GPUs do for bf16 in software, and with few conditions to keep."""
     if DTYPE.is_bf16():
-        value = _shifted_out(code, _BF16_WORDS).to(tl.bfloat16, bitcast=True)
+        value = _part(code, _BF16_WORDS).to(tl.uint16).to(tl.bfloat16, bitcast=True)
     elif DTYPE.is_fp16():
-        value = _shifted_out(code, _FP16_WORDS).to(tl.float16, bitcast=True)
+        value = _part(code, _FP16_WORDS).to(tl.uint16).to(tl.float16, bitcast=True)
     else:
-        value = _select(code, _VALUES).to(DTYPE)
+        high = _part(code, _FP32_HIGH_WORDS) << 16
+        value = (high | _part(code, _FP32_LOW_WORDS)).to(tl.float32, bitcast=True)
     return value
 
 
 @triton.jit
-def _shifted_out(code, WORDS: tl.constexpr):
-    """uint16: the code's 16 bits of the 256."""
-    word = _quarter(code >> 2, WORDS[0], WORDS[1], WORDS[2], WORDS[3])
-    return (word >> ((code & 3) * 16).to(tl.int64)).to(tl.uint16)
-
-
-@triton.jit
-def _select(code, TABLE: tl.constexpr):
-    low = _quarter(code, TABLE[0], TABLE[1], TABLE[2], TABLE[3])
-    low = tl.where(code & 4 != 0, _quarter(code, TABLE[4], TABLE[5], TABLE[6], TABLE[7]), low)
-    high = _quarter(code, TABLE[8], TABLE[9], TABLE[10], TABLE[11])
-    high = tl.where(code & 4 != 0, _quarter(code, TABLE[12], TABLE[13], TABLE[14], TABLE[15]), high)
-    return tl.where(code & 8 != 0, high, low)
-
-
-@triton.jit
-def _quarter(code, V0: tl.constexpr, V1: tl.constexpr, V2: tl.constexpr, V3: tl.constexpr):
-    even = tl.where(code & 2 != 0, V2, V0)
-    odd = tl.where(code & 2 != 0, V3, V1)
-    return tl.where(code & 1 != 0, odd, even)
+def _part(code, WORDS: tl.constexpr):
+    """int32: the code's 16 bits of the 256."""
+    low = tl.where(code & 4 != 0, WORDS[1], WORDS[0])
+    high = tl.where(code & 4 != 0, WORDS[3], WORDS[2])
+    word = tl.where(code & 8 != 0, high, low)
+    return (word >> ((code & 3) * 16).to(tl.int64)).to(tl.int32) & 0xFFFF

@@ -67,8 +67,8 @@ def nf4_gemv_kernel(
     for trip in range(0, tl.cdiv(IN_FEATURES, _BLOCK_LEN), _BLOCKS_PER_TRIP):
         acc = add_blocks(
             acc,
-            x + t * IN_FEATURES,
-            t < num_tokens,
+            x,
+            num_tokens,
             codes + columns * (tl.cdiv(IN_FEATURES, _BLOCK_LEN) * _HALF),
             absmax + columns,
             n,
@@ -108,8 +108,8 @@ def nf4_gemv_kernel(
 @triton.jit
 def add_blocks(
     acc,  # float32 [ROWS, BLOCK_N, C]
-    x_rows,  # pointers [ROWS]
-    t_mask,
+    x,  # [T, K]
+    num_tokens,
     code_rows,  # pointers [BLOCK_N]
     scales,  # pointers [BLOCK_N], to the first block's
     n,  # int64 [BLOCK_N], outputs of the member
@@ -120,30 +120,32 @@ def add_blocks(
     CROSSED: tl.constexpr,
     PERMUTE: tl.constexpr,
 ):
-    """acc + scale * (values x) of each of C blocks; what is past the last is nothing."""
+    """acc + scale * (values x) of each of C blocks; what is past the last is nothing.
+
+    Row by row: the products stay in the layout that codes are loaded in, 16 bytes a thread.
+    """
     j = tl.arange(0, _HALF)
     there = n_mask[:, None] & (blocks < tl.cdiv(IN_FEATURES, _BLOCK_LEN))[None, :]
     at = (blocks * _HALF)[:, None] + j[None, :]
     packed = tl.load(code_rows[:, None, None] + at[None, :, :], mask=there[:, :, None], other=0)
-    k = ((blocks * _BLOCK_LEN)[:, None] + j[None, :])[None, :, :]  # [1, C, 32]
-    x_mask = t_mask[:, None, None]
-    x_block = x_rows[:, None, None] + k
-    x_first = tl.load(x_block, mask=x_mask & (k < IN_FEATURES), other=0.0)  # [ROWS, C, 32]
-    x_second = tl.load(x_block + _HALF, mask=x_mask & (k + _HALF < IN_FEATURES), other=0.0)
-    high, low = decode(packed, x_first.dtype, PERMUTE)  # [BLOCK_N, C, 32]
-    first = high.to(tl.float32)[None, :, :, :] * x_first.to(tl.float32)[:, None, :, :]
-    second = low.to(tl.float32)[None, :, :, :] * x_second.to(tl.float32)[:, None, :, :]
+    high, low = decode(packed, x.dtype.element_ty, PERMUTE)  # [BLOCK_N, C, 32]
+    high, low = high.to(tl.float32), low.to(tl.float32)
     scale_at = scales[:, None] + blocks.to(tl.int64)[None, :] * out_features
-    scale = tl.load(scale_at, mask=there, other=0.0)[None, :, :]
+    scale = tl.load(scale_at, mask=there, other=0.0)  # [BLOCK_N, C]
     if CROSSED:  # a block's later inputs have the next scale
-        border = scale_border(n, IN_FEATURES)[None, :, None, None]
-        lane = j[None, None, None, :]
-        early, early_second = lane < border, lane + _HALF < border
-        parts = tl.where(early, first, 0.0) + tl.where(early_second, second, 0.0)
-        acc += tl.sum(parts, axis=3) * scale
-        parts = tl.where(early, 0.0, first) + tl.where(early_second, 0.0, second)
-        scale = tl.load(scale_at + out_features, mask=there, other=0.0)[None, :, :]
-        acc += tl.sum(parts, axis=3) * scale
-    else:
-        acc += tl.sum(first + second, axis=3) * scale
+        border = scale_border(n, IN_FEATURES)[:, None, None]
+        late = tl.load(scale_at + out_features, mask=there, other=0.0)[:, :, None]
+        high *= tl.where(j[None, None, :] < border, scale[:, :, None], late)
+        low *= tl.where((j + _HALF)[None, None, :] < border, scale[:, :, None], late)
+    k = ((blocks * _BLOCK_LEN)[:, None] + j[None, :])[None, :, :]  # [1, C, 32]
+    t = tl.arange(0, acc.shape[0])
+    for row in tl.static_range(acc.shape[0]):
+        stop = tl.where(row < num_tokens, IN_FEATURES, 0)
+        x_row = x + tl.cast(row, tl.int64) * IN_FEATURES
+        x_first = tl.load(x_row + k, mask=k < stop, other=0.0).to(tl.float32)
+        x_second = tl.load(x_row + k + _HALF, mask=k + _HALF < stop, other=0.0).to(tl.float32)
+        sums = tl.sum(high * x_first + low * x_second, axis=2)  # [BLOCK_N, C]
+        if not CROSSED:
+            sums *= scale
+        acc += tl.where((t == row)[:, None, None], sums[None, :, :], 0.0)
     return acc

@@ -23,9 +23,11 @@ from motet_kernels.gpu.tuning import TuningTable
 # many rows there are; decoding it in the product is work that every tile of rows repeats.
 MANY_ROWS = 256
 
-# Outputs and blocks of 64 inputs that a program of the dequantiser writes.
+# Outputs and blocks of 64 inputs that a program of the dequantiser writes: 16 bytes of codes for
+# each thread of two wavefronts.
 DEQUANTIZE_OUTPUTS = 16
 DEQUANTIZE_BLOCKS = 4
+DEQUANTIZE_WARPS = 2
 
 Path = Literal["tile", "gemv", "dequantize"]
 
@@ -80,6 +82,8 @@ class Nf4Product:
         config = self._tuning.linear(z.shape[0], weight.out_features)
         # those of one row, lest a table gives others for many: see the class
         instruction = self._tuning.linear(1, weight.out_features)
+        if weight.crossed or z.dtype == torch.float32:  # these want twice the registers
+            config = instruction = self._tuning.linear(1, 1)
         grid = (
             triton.cdiv(z.shape[0], config.block_rows),
             num_output_tiles(weight.sizes, instruction.block_outputs),
@@ -91,7 +95,7 @@ class Nf4Product:
             BLOCK_N=instruction.block_outputs,
             num_warps=instruction.num_warps,
             num_stages=config.num_stages,
-            **matrix_options(z.device),
+            **matrix_options(hip=z.is_cuda and bool(torch.version.hip)),
         )
         return y
 
@@ -127,16 +131,17 @@ def dequantized(weight: PackedNf4, dtype: torch.dtype) -> Tensor:
         NUM_MEMBERS=len(weight.sizes),
         BLOCK_N=DEQUANTIZE_OUTPUTS,
         BLOCK_B=DEQUANTIZE_BLOCKS,
+        num_warps=DEQUANTIZE_WARPS,
     )
     return dense
 
 
-def matrix_options(device: torch.device) -> dict[str, int]:
+def matrix_options(*, hip: bool) -> dict[str, int]:
     """Compiler options that keep one matrix instruction for all numbers of rows.
 
-    For AMD's CDNA Triton would take one of 32 x 32 for large tiles, which adds up fewer inputs.
+    On AMD's CDNA Triton would take one of 32 x 32 for large tiles, which adds up fewer inputs.
     """
-    return {"matrix_instr_nonkdim": 16} if torch.version.hip and device.type == "cuda" else {}
+    return {"matrix_instr_nonkdim": 16} if hip else {}
 
 
 def _tensors(

@@ -5,8 +5,9 @@ The reasoning, all of it a prediction:
 - Codes are read 16 bytes a thread: a trip of the inner loop reads 32 bytes of each output, so two
   threads an output, lanes * num_warps <= 2 * block_outputs.
 - A program reads its weights once for its rows, so a block of rows as large as the step's is the
-  least to read; above wide_dot_rows tl.dot would take another instruction, with other bits, for
-  large batches than for small ones, so no block reaches it.
+  least to read; how many fit is a matter of registers (seen in compiled kernels).
+- The outputs are the first operand's rows of tl.dot. From wide_dot_rows of them on it would take
+  another instruction in four warps, whose operand is read 8 bytes a thread: so there are two.
 - Fewer programs than multiprocessors leave some without work: linears with few outputs are cut
   into narrower blocks.
 """
@@ -25,6 +26,7 @@ from motet_kernels.gpu.tuning import (
 
 MULTIPROCESSORS = 100  # assumed where unknown; L4 has 58, A100 108, H100 132, MI300X 304
 WIDE, NARROW = 64, 32  # outputs of a block
+BLOCKS_OF_ROWS = (16, 32)
 
 
 def predicted(
@@ -35,9 +37,8 @@ def predicted(
     """The table for an architecture, or for named GPUs of it with so many multiprocessors."""
     stages = 4 if architecture.backend == "cuda" else 2
     linears = []
-    blocks = _blocks_of_rows(architecture)
-    for most in blocks:
-        limits = {} if most == blocks[-1] else {"rows": most}
+    for most in BLOCKS_OF_ROWS:
+        limits = {} if most == BLOCKS_OF_ROWS[-1] else {"rows": most}
         few = {**limits, "outputs": multiprocessors * WIDE}
         linears += [
             Entry(few, LinearConfig(most, NARROW, _warps(architecture, NARROW), stages)),
@@ -75,9 +76,6 @@ def _attention(architecture: Architecture) -> AttentionConfig:
     return AttentionConfig(16, 16, 256, num_warps=8, num_stages=1)
 
 
-def _blocks_of_rows(architecture: Architecture) -> list[int]:
-    return [rows for rows in (16, 32, 64) if rows < (architecture.wide_dot_rows or 65)]
-
-
 def _warps(architecture: Architecture, outputs: int) -> int:
-    return max(1, 2 * outputs // architecture.lanes)
+    most = 2 if architecture.wide_dot_rows else 4
+    return min(most, max(1, 2 * outputs // architecture.lanes))
