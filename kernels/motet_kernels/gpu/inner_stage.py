@@ -94,7 +94,7 @@ def _core_product(
     for first in tl.range(0, width, BLOCK_C, num_stages=1):
         for c in tl.static_range(BLOCK_C):  # loads that need not wait for each other
             at = r * width + first + c
-            mask = (r < rank) & (first + c < width)
+            mask = r < tl.where(first + c < width, rank, 0)
             value = tl.load(values + at, mask=mask, other=0.0).to(tl.float32)
             column = tl.load(columns + at, mask=mask, other=0)
             u = planes_t[:, None] + column[None, :]
