@@ -13,6 +13,7 @@ from motet_kernels.gpu.tuning_formula import predicted
 
 # Each has a function specs(tuning) -> list[KernelSpec].
 AREAS = (
+    "motet_kernels.gpu.specs_linear",
     "motet_kernels.gpu.specs_lowrank",
     "motet_kernels.gpu.specs_attention",
 )
