@@ -199,7 +199,7 @@ def plan_attention(
 ) -> GpuAttentionPlan:
     """`Ops.plan_attention`: one copy to the device."""
     plan = HostPlan.build(rows, block_size, split_len)
-    return plan.on(copied_to(device, torch.from_numpy(plan.table.copy())))
+    return plan.on(copied_to(device, torch.from_numpy(plan.table)))
 
 
 def _block_tables(rows: Sequence[AttentionRow], offset: int) -> tuple[list[int], array[int]]:

@@ -6,10 +6,12 @@ from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 
 import torch
-from motet_kernels import AttentionPlan, AttentionRow, Ops, Routing, Segment
+from motet_kernels import AttentionPlan, AttentionRow, Ops, Routing, Segment, StagedOps
 from torch import Tensor
 
 from motet.engine.scheduler import Row
+from motet.engine.step_buffers import OwnTensors, StagedTensors, StepBuffers
+from motet.engine.step_graphs import StepKey
 
 PADDING_BLOCK = 0
 """The KV block padding rows write to; `BlockPool` never hands it out."""
@@ -28,6 +30,22 @@ class BatchLayout:
     block_size: int
     row_multiple: int
     device: torch.device
+    buffers: StepBuffers | None = None  # of every step's small tensors; None: each has its own
+    buckets: tuple[int, ...] = ()  # row counts that steps of one-token rows are padded up to
+    num_slots: int = 1
+
+    def bucket(self, rows: SequenceOf[Row]) -> int | None:
+        """What the rows are padded up to, so that their step can be replayed; None: it cannot."""
+        if self.buffers is None or any(row.count != 1 for row in rows):
+            return None
+        return next((size for size in self.buckets if size >= len(rows)), None)
+
+    def tensors(self, bucket: int | None) -> OwnTensors | StagedTensors:
+        """Where the tensors of one step go."""
+        if self.buffers is None or not isinstance(self.ops, StagedOps):
+            return OwnTensors(self.ops, self.block_size, self.device)
+        num_slots = None if bucket is None else self.num_slots
+        return StagedTensors(self.ops, self.buffers, self.block_size, num_slots)
 
 
 @dataclass(frozen=True)
@@ -41,6 +59,7 @@ class Batch:
     routing: Routing
     attention: AttentionPlan
     logit_index: Tensor  # int64 [>= max(R, 1)]: tokens whose logits are wanted, then padding
+    key: StepKey | None = None  # of the graph that can be replayed for it; None: of none
 
     @property
     def sampling_rows(self) -> tuple[Row, ...]:
@@ -54,18 +73,22 @@ class Batch:
         columns = _Columns(layout.block_size)
         for row in ordered:
             columns.add(row)
-        columns.pad(layout.row_multiple)
+        bucket = layout.bucket(ordered)
+        multiple = layout.row_multiple if bucket is None else bucket
+        columns.pad(multiple)
         logit_index = columns.logit_index or [0]
-        logit_index += logit_index[-1:] * (-len(logit_index) % layout.row_multiple)
-        device = layout.device
+        logit_index += logit_index[-1:] * (-len(logit_index) % multiple)
+        routing = Routing(tuple(columns.segments))
+        tensors = layout.tensors(bucket)
         return cls(
             rows=ordered,
-            input_ids=torch.tensor([columns.input_ids], device=device),
-            positions=torch.tensor([columns.positions], device=device),
-            kv_slots=torch.tensor(columns.kv_slots, device=device),
-            routing=Routing(tuple(columns.segments)),
-            attention=layout.ops.plan_attention(columns.attention, layout.block_size, device),
-            logit_index=torch.tensor(logit_index, device=device),
+            input_ids=tensors.integers(columns.input_ids)[None],
+            positions=tensors.integers(columns.positions)[None],
+            kv_slots=tensors.integers(columns.kv_slots),
+            routing=routing,
+            logit_index=tensors.integers(logit_index),
+            attention=tensors.attention((routing,), columns.attention),  # the last: it sends all
+            key=tensors.key,
         )
 
 

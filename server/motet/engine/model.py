@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from motet_adapters import Slot
-from motet_kernels import LayerOps, LowRank, Ops, Routing, Segment, SlotTable
+from motet_kernels import LayerOps, LowRank, Ops, Routing, Segment, SlotTable, StagedOps
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
@@ -16,9 +16,12 @@ from motet.engine import kv_cache
 from motet.engine.attention import ATTENTION_NAME, PagedStep, register_attention
 from motet.engine.base import QuantizedBase
 from motet.engine.batch import Batch, BatchLayout
+from motet.engine.cuda_graph import CudaCapture
 from motet.engine.layer_form import find_candidates
 from motet.engine.layers import adopt, put_on_trial
 from motet.engine.linear import AdaptedLinear, CurrentRouting, DenseLinear, LinearGroup
+from motet.engine.step_buffers import StepBuffers
+from motet.engine.step_graphs import StepGraphs, row_buckets
 from motet.engine.survey import Survey, survey
 
 LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
@@ -52,7 +55,9 @@ class PagedModel:
         device: torch.device,
         num_slots: int,
         budget: CacheBudget,
+        graph_rows: int = 0,
     ) -> None:
+        """graph_rows: steps of up to so many one-token rows run as CUDA graphs where ops can."""
         register_attention()
         self.dtype = dtype
         self.ops = ops
@@ -73,7 +78,9 @@ class PagedModel:
         self._caches = kv_cache.allocate(
             found.layers, self.num_blocks, budget.block_size, dtype, device
         )
-        self.layout = BatchLayout(ops, budget.block_size, ops.row_multiple(dtype), device)
+        self.layout = _layout(ops, budget.block_size, dtype, device, graph_rows, num_slots)
+        self.graphs = StepGraphs(CudaCapture(device)) if self.layout.buckets else None
+        self._settled: Hashable = None  # see StagedOps.settle; None: an adapter has changed since
         self.num_layers = len(found.layers)
         self.num_one_call_layers = 0  # see layers.py; until they have been tried, none is
         self._candidates = find_candidates(self._model, self._groups, found.layers, self._caches)
@@ -86,6 +93,7 @@ class PagedModel:
 
     def bind(self, slot: Slot) -> None:
         """Put a loaded adapter's tensors into the tables, and nothing where it has none."""
+        self._settled = None
         for path, table in self.tables.items():
             tensors = slot.views.get(path)
             if tensors is None:
@@ -98,6 +106,23 @@ class PagedModel:
     def forward(self, batch: Batch) -> Tensor:
         """Logits [R, V] of the rows that sample, in the order of `batch.sampling_rows`."""
         self._routing.set(batch.routing)
+        if self.graphs is None or batch.key is None:
+            logits = self._logits(batch)
+        else:
+            logits = self.graphs.run(batch.key, self._version(), lambda: self._logits(batch))
+        return logits[: len(batch.sampling_rows)]
+
+    def _version(self) -> Hashable:
+        """What a captured forward pass depends on and no step's key tells."""
+        assert isinstance(self.ops, StagedOps)
+        assert self.layout.buffers is not None
+        if self._settled is None:
+            groups = [group.tables for group in self._groups.values()]
+            self._settled = self.ops.settle(groups, self.dtype)
+        return self._settled, self.layout.buffers.generation
+
+    def _logits(self, batch: Batch) -> Tensor:
+        """Logits [len(batch.logit_index), V]."""
         step = PagedStep(self.ops, self._caches, batch.kv_slots, batch.attention, batch.routing)
         output = self._model(
             input_ids=batch.input_ids,
@@ -106,7 +131,7 @@ class PagedModel:
             logits_to_keep=batch.logit_index,
             step=step,
         )
-        logits: Tensor = output.logits[0, : len(batch.sampling_rows)]
+        logits: Tensor = output.logits[0]
         return logits
 
     @contextmanager
@@ -150,6 +175,21 @@ class PagedModel:
             if type(module) is nn.Linear:  # what is left unquantised: the output head
                 self._model.set_submodule(path, DenseLinear(module, self.ops))
         return groups
+
+
+def _layout(
+    ops: Ops,
+    block_size: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    graph_rows: int,
+    num_slots: int,
+) -> BatchLayout:
+    multiple = ops.row_multiple(dtype)
+    if device.type != "cuda" or not isinstance(ops, StagedOps):
+        return BatchLayout(ops, block_size, multiple, device)
+    buckets = row_buckets(graph_rows, multiple) if graph_rows else ()
+    return BatchLayout(ops, block_size, multiple, device, StepBuffers(device), buckets, num_slots)
 
 
 def _max_model_len(config: PreTrainedConfig, asked: int | None) -> int:

@@ -111,7 +111,15 @@ def open_runtime(
         settings.max_model_len,
     )
     num_slots = settings.max_adapter_slots + 1  # slot 0 is the base
-    model = PagedModel(base, ops, dtype=dtype, device=device, num_slots=num_slots, budget=budget)
+    model = PagedModel(
+        base,
+        ops,
+        dtype=dtype,
+        device=device,
+        num_slots=num_slots,
+        budget=budget,
+        graph_rows=limits.max_num_seqs,
+    )
     progress("Probing the model", 0.95)
     difference = _probe(base, model)
     tokenizer = Tokenizer.load(base.directory)

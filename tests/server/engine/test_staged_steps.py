@@ -1,0 +1,91 @@
+"""Steps whose small tensors share a buffer and whose forward is recorded and run again.
+
+A whole engine on the GPU's kernels, through Triton's interpreter, with a recording in the place of a
+CUDA graph (tests/support/recorded_graph.py): the logits must be those of steps that run as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from motet.engine import runtime as runtime_module
+from motet.engine.runtime import Runtime
+from motet.engine.step_buffers import StepBuffers
+from motet.engine.step_graphs import StepGraphs
+from motet_adapters import Adapter
+from motet_kernels import KernelReport, Selection
+from motet_kernels.gpu.gpu_ops import GpuOps
+from peft import LoraConfig
+
+from tests.support.dense_model import dense_model
+from tests.support.ordered_dot import order_dots
+from tests.support.peft_adapters import make_adapter
+from tests.support.recorded_graph import Recorder
+from tests.support.serving import LogitTap, again, request, run, served, upload
+from tests.support.tiny_models import make_checkpoint
+
+pytestmark = pytest.mark.slow
+
+PROMPTS = ([1, 5, 9], [1, 7], [1, 11, 4, 3, 2])
+
+
+class SmallSteps(GpuOps):
+    """Without padding to 64 rows, which the interpreter would take a minute for."""
+
+    def row_multiple(self, dtype: torch.dtype) -> int:
+        return 1
+
+
+@pytest.fixture
+def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runtime]:
+    order_dots(monkeypatch)
+    selection = Selection(SmallSteps(), KernelReport("gpu"))
+    monkeypatch.setattr(runtime_module, "select_kernels", lambda *_, **__: selection)
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", "llama")
+    with served(checkpoint, tmp_path / "data") as running:
+        yield running
+
+
+def adapter(runtime: Runtime, tmp_path: Path, name: str, rank: int) -> Adapter:
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=["q_proj", "down_proj"])
+    made = make_adapter(dense_model(runtime.base), tmp_path / name, len(name), config)
+    return upload(runtime, "tenant", name, made.directory)
+
+
+def stage(runtime: Runtime, capture: Recorder) -> StepGraphs:
+    """Let the engine's steps be staged and recorded from now on."""
+    model = runtime.engine._model
+    num_slots = next(iter(model.tables.values())).num_slots
+    model.layout = replace(
+        model.layout, buffers=StepBuffers(torch.device("cpu")), buckets=(4,), num_slots=num_slots
+    )
+    model.graphs = StepGraphs(capture)
+    return model.graphs
+
+
+def test_replayed_steps_have_the_bits_of_steps_that_run(
+    runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (adapter(runtime, tmp_path, name, 3) for name in ("first", "second"))
+    requests = [
+        request(prompt, on, max_tokens=5, ignore_eos=True)
+        for prompt, on in zip(PROMPTS, (first, None, second), strict=True)
+    ]
+    with LogitTap(runtime) as plain:
+        expected = run(runtime, requests)
+    graphs = stage(runtime, Recorder(monkeypatch))
+    repeated = [again(item) for item in requests]
+    with LogitTap(runtime) as staged:
+        # first alone, so that the second adapter comes to a graph that was captured without it
+        outcomes = [*run(runtime, repeated[:2]), *run(runtime, repeated[2:])]
+    for outcome, same in zip(outcomes, expected, strict=True):
+        assert outcome.finished.reason == "length"
+        assert outcome.token_ids == same.token_ids
+    for item, original in zip(repeated, requests, strict=True):
+        assert torch.equal(staged.of(item), plain.of(original))
+    assert graphs.num_captures == 1
+    assert graphs.num_replays >= 5
