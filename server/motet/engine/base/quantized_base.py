@@ -26,8 +26,8 @@ from motet.engine.base.tensor_file import TensorFile
 class QuantizedBase:
     """One base model, its linears in NF4 and everything else in bf16, mapped from its files.
 
-    Serves the adapter store as its view of the model (`fingerprint`, `modules`, `shape`,
-    `weight`). Safe to read from several threads.
+    Serves the adapter store as its view of the model: `motet_adapters.BaseWeights`. Safe to read
+    from several threads.
     """
 
     name: str
@@ -81,6 +81,29 @@ class QuantizedBase:
         return ModelParts.of(
             build_shell(copy.deepcopy(self.config), torch.bfloat16, "eager", self.shapes)
         )
+
+    @property
+    def hidden_size(self) -> int:
+        return self.parts.hidden_size
+
+    def layers(self) -> Sequence[str]:
+        return self.parts.layers
+
+    def norms(self) -> Mapping[str, int]:
+        return self.parts.norms
+
+    def embedding(self) -> tuple[str, tuple[int, int]]:
+        embedding = self.parts.embedding
+        return embedding.path, (embedding.rows, embedding.columns)
+
+    def head(self) -> tuple[str, tuple[int, int], bool]:
+        head = self.parts.head
+        return head.path, (head.rows, head.columns), self.parts.is_tied
+
+    def attention_shape(self) -> tuple[int, int, int]:
+        """(layers, key/value heads, head size)."""
+        parts = self.parts
+        return len(parts.layers), parts.num_kv_heads, parts.head_size
 
     def dense(self, path: str) -> Tensor:
         """float32: the weight of an embedding, the output head or a norm. KeyError if unknown."""
