@@ -10,6 +10,7 @@ from torch import Tensor
 
 from motet_kernels.attention_layout import AttentionRow, check_rows
 from motet_kernels.decoder_layer import AdaptedGroup, DecoderLayer, FusedLayers, LayerStep, RmsNorm
+from motet_kernels.in_gain import refuse_in_gains
 from motet_kernels.lowrank import LowRank, SlotTable, activated
 from motet_kernels.nf4 import Nf4Weight
 from motet_kernels.ops import AttentionPlan, PackedGroup, check_group
@@ -65,22 +66,25 @@ class ReferenceOps:
         self, x: Tensor, group: PackedGroup, tables: Sequence[SlotTable], routing: Routing
     ) -> tuple[Tensor, ...]:
         assert isinstance(group, ReferenceGroup)
+        if len(tables) > 1:
+            refuse_in_gains(tables, routing)
         outputs = tuple(x.new_empty(x.shape[0], n) for n in group.out_features)
         for slot, start, stop in routing.segments:
             for t in range(start, stop):
                 for j, y in enumerate(outputs):
                     y[t] = _adapted_row(
-                        x[t].float(), group.weights[j], group.biases[j], tables[j], slot
+                        _row(x, t), group.weights[j], group.biases[j], tables[j], slot
                     )
         return outputs
 
     def adapt(self, x: Tensor, y: Tensor, table: SlotTable, routing: Routing) -> Tensor:
+        refuse_in_gains([table], routing)
         out = y.clone()
         for slot, start, stop in routing.segments:
             lowrank = table[slot]
             for t in range(start, stop) if lowrank is not None else ():
                 assert lowrank is not None
-                out[t] = _with_adapter(x[t].float(), y[t].float(), lowrank)
+                out[t] = _with_adapter(_row(x, t), _row(y, t), lowrank)
         return out
 
     def plan_attention(
@@ -164,6 +168,11 @@ class ReferenceOps:
 
     def _linear(self, x: Tensor, group: AdaptedGroup, step: LayerStep) -> tuple[Tensor, ...]:
         return self.adapted_linear(x, group.packed, group.tables, step.routing)
+
+
+def _row(x: Tensor, t: int) -> Tensor:
+    """Copied: where a row lies in memory may decide the order of a sum."""
+    return x[t].float().clone()
 
 
 def _adapted_row(

@@ -127,10 +127,16 @@ def lay_out(step: LayerStep, routing: NativeRouting, fused: NativeFusedLayers) -
     return NativeStep(step, routing, native, ctypes.addressof(native))
 
 
-def check(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    """Raise ValueError unless the tensor is as the kernels will take it to be."""
-    if tensor.dtype != dtype or tensor.shape != shape or not tensor.is_contiguous():
+def check_fit(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Raise ValueError unless the tensor is of the size that the kernels will take it to be."""
+    if tensor.dtype != dtype or tensor.shape != shape:
         raise ValueError(
-            f"{name} must be {dtype} {list(shape)}, contiguous; got {tensor.dtype} "
-            f"{list(tensor.shape)}"
+            f"{name} must be {dtype} {list(shape)}, got {tensor.dtype} {list(tensor.shape)}"
         )
+
+
+def check(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """The same, and that it is contiguous."""
+    check_fit(name, tensor, shape, dtype)
+    if not tensor.is_contiguous():
+        raise ValueError(f"{name} must be contiguous")
