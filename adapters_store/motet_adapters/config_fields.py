@@ -1,6 +1,6 @@
 """Typed access to the values of a parsed adapter_config.json. Each refusal names its key."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
 from motet_adapters.errors import AdapterRefused
@@ -19,6 +19,14 @@ class Fields:
 
     def __init__(self, values: Mapping[str, object]) -> None:
         self._values = values
+
+    def __iter__(self) -> Iterator[str]:
+        """The keys."""
+        return iter(self._values)
+
+    def get(self, key: str, default: object = None) -> object:
+        """The value as it is in the file."""
+        return self._values.get(key, default)
 
     def flag(self, key: str) -> bool:
         value = self._values.get(key)

@@ -43,10 +43,10 @@ _UNPREFIXED = f"Names must begin with {KEY_PREFIX} as PEFT's model.save_pretrain
 _WHOLE = "They are whole weights of modules (modules_to_save), which are not served."
 
 
-def explain(extra: list[str], use_dora: bool) -> str:
-    """A message for tensors that landed on no module; `extra` is not empty."""
+def explain(extra: list[str], kind: str) -> str:
+    """A message for tensors that landed on no module; `extra` is not empty. kind: the adapter's."""
     return f"{len(extra)} tensors fit no targeted module: {listed(extra)}. " + _meaning(
-        extra[0], use_dora
+        extra[0], "dora" in kind
     )
 
 

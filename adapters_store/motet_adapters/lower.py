@@ -1,22 +1,23 @@
-"""An upload's tensors become an image: the one formula y = gain * (W x + B (A x)) + bias."""
+"""An upload's tensors become an image, one site of its plan at a time."""
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from motet_adapters.base_weights import BaseWeights
-from motet_adapters.dora import dora_gain
 from motet_adapters.errors import AdapterRefused, AdapterTooLarge
+from motet_adapters.families.plan import AdapterPlan, Read, SitePlan
 from motet_adapters.file_kinds import WEIGHTS_FILE
-from motet_adapters.image import Image, Layout, Target, views_into
-from motet_adapters.matching import Match
+from motet_adapters.image import Image, Layout, views_into
 from motet_adapters.names import quoted
 from motet_adapters.safetensors_file import SafetensorsFile
 from motet_adapters.update_norm import Update, warnings_about
 
 
-def lay_out(matches: list[Match], dtype: torch.dtype, max_image_bytes: int | None) -> Layout:
-    """Places for every matched module, before any tensor is read. Raises AdapterTooLarge."""
-    layout = Layout.of(((found.module, _target(found)) for found in matches), dtype)
+def lay_out(plan: AdapterPlan, dtype: torch.dtype, max_image_bytes: int | None) -> Layout:
+    """Places for every part, before any tensor is read. Raises AdapterTooLarge."""
+    layout = Layout.of(plan.sites, dtype)
     if max_image_bytes is not None and layout.num_bytes > max_image_bytes:
         raise AdapterTooLarge(
             f"The adapter needs {layout.num_bytes} bytes on the device, but the budget for all "
@@ -30,56 +31,66 @@ def lay_out(matches: list[Match], dtype: torch.dtype, max_image_bytes: int | Non
 def lower(
     digest: str,
     file: SafetensorsFile,
-    matches: list[Match],
+    plan: AdapterPlan,
     layout: Layout,
     base: BaseWeights,
     dtype: torch.dtype,
 ) -> tuple[Image, tuple[str, ...]]:
-    """Read, check and lower every tensor, one module at a time; the image, and what to warn of.
+    """Read, check and lower every tensor, one site at a time; the image, and what to warn of.
 
-    The scale is folded into B, which is stored transposed; DoRA's gain is computed in float32
-    against `base.weight(module)`. Raises AdapterRefused for a value that is not finite, in the
-    file or after lowering.
+    What is computed is computed in float32 and rounded once, to the dtype of its part. Raises
+    AdapterRefused for a value that is not finite, in the file or after lowering.
     """
     buffer = torch.zeros(layout.num_bytes, dtype=torch.uint8)
-    views = views_into(buffer, layout.entries, dtype)
+    views = views_into(
+        buffer, {path: entry._replace(bases={}) for path, entry in layout.entries.items()}
+    )
+    read = _reader(file)
+    linears = frozenset(base.modules())
     largest: Update | None = None
-    for found in matches:
-        a = _finite(file.read(found.a).float(), found.a)
-        b = _finite(file.read(found.b).float() * found.scale, found.b)
-        update = Update.of(found.module, a, b)
-        largest = update if largest is None else max(largest, update)
-        a_view, bt_view, gain_view = views[found.module]
-        _store(a_view, a, found.a)
-        _store(bt_view, b.t(), found.b)
-        if found.magnitude is not None and gain_view is not None:
-            magnitude = _finite(file.read(found.magnitude).float(), found.magnitude)
-            gain = dora_gain(base.weight(found.module), a, b, magnitude)
-            _store(gain_view, gain, found.magnitude)
+    for site in plan.sites:
+        parts = site.lower(read)
+        _require_parts(site, parts)
+        for name, view in views[site.path].tensors.items():
+            _store(view, parts[name], name, site.path)
+        if site.path in linears and parts.keys() & {"a", "bt", "core_values"} == {"a", "bt"}:
+            update = Update.of(site.path, parts["a"], parts["bt"].t())
+            largest = update if largest is None else max(largest, update)
     warnings = () if largest is None else warnings_about(largest, base)
-    return Image(digest, dtype, buffer, layout.entries), warnings
+    return Image(digest, dtype, buffer, layout.entries), (*plan.warnings, *warnings)
 
 
-def _target(found: Match) -> Target:
-    return Target(found.rank, found.in_features, found.out_features, found.magnitude is not None)
+def _reader(file: SafetensorsFile) -> Read:
+    def read(name: str) -> Tensor:
+        stored = file.read(name)
+        if not stored.is_floating_point():
+            return stored.long()
+        tensor = stored.float()
+        if not torch.isfinite(tensor).all():
+            raise AdapterRefused(
+                f"Tensor {quoted(name, 200)} holds NaN or infinite values. The training has "
+                "diverged; upload an earlier checkpoint.",
+                WEIGHTS_FILE,
+            )
+        return tensor
+
+    return read
 
 
-def _store(view: Tensor, value: Tensor, name: str) -> None:
+def _require_parts(site: SitePlan, parts: Mapping[str, Tensor]) -> None:
+    """A plan's promise to the layout; to break it is a defect of the family."""
+    made = {name: tuple(part.shape) for name, part in parts.items()}
+    planned = {name: spec.shape for name, spec in site.parts.items()}
+    if made != planned:
+        raise AssertionError(f"{site.path}: lowered {made}, planned {planned}")
+
+
+def _store(view: Tensor, value: Tensor, part: str, path: str) -> None:
     view.copy_(value)
-    if not torch.isfinite(view).all():
+    if view.is_floating_point() and not torch.isfinite(view).all():
         raise AdapterRefused(
-            f"Tensor {quoted(name, 200)} leaves the range of the served number format "
-            f"({str(view.dtype).removeprefix('torch.')}) once lowered. The adapter has diverged, "
-            "or its magnitudes belong to another base.",
+            f"The tensors of {path} leave the range of the served number format "
+            f"({str(view.dtype).removeprefix('torch.')}) once lowered (to {part}). The adapter has "
+            "diverged, or its magnitudes belong to another base.",
             WEIGHTS_FILE,
         )
-
-
-def _finite(tensor: Tensor, name: str) -> Tensor:
-    if not torch.isfinite(tensor).all():
-        raise AdapterRefused(
-            f"Tensor {quoted(name, 200)} holds NaN or infinite values. The training has "
-            "diverged; upload an earlier checkpoint.",
-            WEIGHTS_FILE,
-        )
-    return tensor

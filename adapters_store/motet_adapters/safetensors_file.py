@@ -20,7 +20,17 @@ from motet_adapters.json_document import parse_object
 from motet_adapters.limits import Limits
 from motet_adapters.names import quoted
 
-_DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
+_DTYPES = {
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    # Indices. Which tensors may hold them, the families say.
+    "U8": torch.uint8,
+    "I16": torch.int16,
+    "I32": torch.int32,
+    "I64": torch.int64,
+}
+_MAX_DIMS = 4
 _LENGTH_BYTES = 8
 
 
@@ -103,9 +113,9 @@ def _stored(name: str, field: object, start: int) -> StoredTensor:
             "bfloat16 or float16.",
             WEIGHTS_FILE,
         )
-    if not 1 <= len(shape) <= 2 or 0 in shape:
+    if not 1 <= len(shape) <= _MAX_DIMS or 0 in shape:
         raise AdapterRefused(
-            f"Tensor {quoted(name)} has shape {quoted(list(shape))}, which no LoRA or DoRA tensor "
+            f"Tensor {quoted(name)} has shape {quoted(list(shape))}, which no adapter's tensor "
             "has. If it was trained sharded (ZeRO-3, FSDP), gather the weights before saving.",
             WEIGHTS_FILE,
         )

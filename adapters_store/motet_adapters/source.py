@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 
 from motet_adapters.base_weights import BaseWeights
-from motet_adapters.config import LoraSettings, parse_config
-from motet_adapters.expansion import refuse_expression
+from motet_adapters.config import read_config
+from motet_adapters.families import AdapterPlan, plan_upload
 from motet_adapters.file_kinds import CONFIG_FILE, WEIGHTS_FILE
 from motet_adapters.image import Image
 from motet_adapters.limits import Limits
 from motet_adapters.lower import lay_out, lower
-from motet_adapters.matching import Match, match
+from motet_adapters.matching import require_match
 from motet_adapters.safetensors_file import SafetensorsFile
 
 _CHUNK_BYTES = 1 << 20
@@ -43,8 +43,7 @@ def digest_of(config: bytes, weights_sha256: bytes) -> str:
 class Lowered:
     """A source that passed every check, and its image."""
 
-    settings: LoraSettings
-    matches: list[Match]
+    plan: AdapterPlan
     image: Image
     num_parameters: int
     warnings: tuple[str, ...] = ()  # sentences for the uploader
@@ -110,14 +109,15 @@ class Source:
         self, base: BaseWeights, dtype: torch.dtype, limits: Limits, max_image_bytes: int | None
     ) -> Lowered:
         """Every check there is, then the image. Raises AdapterRefused, AdapterTooLarge."""
-        settings = parse_config(self.config_path.read_bytes(), limits)
+        fields = read_config(self.config_path.read_bytes())
         file = SafetensorsFile.open(self.weights_path, limits)
-        if settings.targets.is_expression:
-            raise refuse_expression(settings.targets, file.tensors, base.modules())
-        matches = match(settings, file.tensors, base)
-        layout = lay_out(matches, dtype, max_image_bytes)
-        image, warnings = lower(self.digest, file, matches, layout, base, dtype)
+        plan = plan_upload(fields, file.tensors, base, limits)
+        require_match(plan, file.tensors, limits)
+        layout = lay_out(plan, dtype, max_image_bytes)
+        image, warnings = lower(self.digest, file, plan, layout, base, dtype)
         num_parameters = sum(
-            tensor.num_bytes // tensor.dtype.itemsize for tensor in file.tensors.values()
+            tensor.num_bytes // tensor.dtype.itemsize
+            for name, tensor in file.tensors.items()
+            if name not in plan.ignored
         )
-        return Lowered(settings, matches, image, num_parameters, warnings)
+        return Lowered(plan, image, num_parameters, warnings)

@@ -6,14 +6,25 @@ from pathlib import Path
 
 import pytest
 from motet_adapters import AdapterRefused, Limits
-from motet_adapters.config import _HARMLESS, _NOT_SERVED, _SERVED, LoraSettings, parse_config
+from motet_adapters.config import read_config
+from motet_adapters.families import find_family
+from motet_adapters.families.lora_config import KEYS, LoraSettings, lora_settings
 from peft import LoraConfig
 
 VALID: dict[str, object] = {"peft_type": "LORA", "r": 4, "target_modules": ["q_proj"]}
 
 
 def parsed(**changes: object) -> LoraSettings:
-    return parse_config(json.dumps({**VALID, **changes}).encode(), Limits())
+    return parse_config(json.dumps({**VALID, **changes}).encode())
+
+
+def parse_config(text: bytes) -> LoraSettings:
+    """As an upload's config is read, if it is of the LORA families."""
+    fields = read_config(text)
+    keys = find_family(fields, {}).keys
+    assert keys is KEYS
+    keys.require_known(fields)
+    return lora_settings(fields, Limits())
 
 
 def refusal(**changes: object) -> AdapterRefused:
@@ -24,12 +35,12 @@ def refusal(**changes: object) -> AdapterRefused:
 
 def test_what_peft_writes_by_default_is_accepted(tmp_path: Path) -> None:
     LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM").save_pretrained(tmp_path)
-    settings = parse_config((tmp_path / "adapter_config.json").read_bytes(), Limits())
+    settings = parse_config((tmp_path / "adapter_config.json").read_bytes())
     assert (settings.kind, settings.rank, settings.alpha) == ("lora", 4, 8.0)
 
 
 def test_every_key_of_peft_is_known_and_in_one_list() -> None:
-    ours = [*_SERVED, *_HARMLESS, *_NOT_SERVED]
+    ours = [*KEYS.served, *KEYS.harmless, *KEYS.refused]
     assert len(ours) == len(set(ours))
     assert {field.name for field in dataclasses.fields(LoraConfig)} <= set(ours)
 
@@ -185,7 +196,7 @@ def test_keys_without_influence_are_accepted(key: str) -> None:
 )
 def test_hostile_json_is_refused(text: bytes) -> None:
     with pytest.raises(AdapterRefused):
-        parse_config(text, Limits())
+        parse_config(text)
 
 
 def test_messages_show_foreign_text_escaped_and_short() -> None:

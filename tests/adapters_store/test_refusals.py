@@ -135,7 +135,7 @@ LORA_CASES: list[tuple[str, Bend, str]] = [
     ("no magnitudes", configure(use_dora=True), "use_dora"),
     ("NaN", fill(".lora_A.weight", float("nan")), "NaN"),
     ("infinite", fill(".lora_B.weight", float("-inf")), "NaN or infinite"),
-    ("overflow", fill(".lora_B.weight", 3e38), "NaN or infinite"),
+    ("overflow", fill(".lora_B.weight", 3e38), "leave the range"),
     ("no tensors", lambda files: files.tensors.clear(), "are missing"),
     ("unmatched target", configure(target_modules=["q_proj", "v_proj", "c_attn"]), "'c_attn'"),
     ("lm_head", configure(target_modules=["q_proj", "v_proj", "lm_head"]), "lm_head can't"),

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from motet_adapters import AdapterRefused
-from motet_adapters.config import parse_config
+from motet_adapters.config import read_config
 from motet_adapters.expansion import refuse_expression
+from motet_adapters.families.lora_config import lora_settings
 from motet_adapters.limits import Limits
 from motet_adapters.patterns import Pattern, is_plain_name
 from motet_adapters.targets import TargetSpec, layer_of, targeted, unknown_names
@@ -87,7 +88,7 @@ def test_the_longest_pattern_allowed_costs_little() -> None:
     ).encode()
     modules = [f"model.layers.{layer}.self_attn.q_proj" for layer in range(500)]
     start = time.process_time()
-    parsed = parse_config(text, Limits())
+    parsed = lora_settings(read_config(text), Limits())
     assert [parsed.rank_of(module) for module in modules] == [8] * 500
     assert time.process_time() - start < 2
     with pytest.raises(AdapterRefused, match="over the limit"):
@@ -120,7 +121,7 @@ def test_names_that_are_not_plain(name: str) -> None:
 def test_a_hostile_expression_is_never_run() -> None:
     # In PEFT this key runs for hours on a module name of this length.
     text = b"""{"peft_type": "LORA", "r": 4, "target_modules": "(([a-z_0-9.])+)+!"}"""
-    spec = parse_config(text, Limits()).targets
+    spec = lora_settings(read_config(text), Limits()).targets
     error = refuse_expression(spec, [], MODULES)
     assert "never run" in error.message
 

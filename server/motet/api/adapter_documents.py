@@ -17,6 +17,8 @@ def adapter_document(adapter: Adapter) -> dict[str, Any]:
         "ranks": list(adapter.ranks),
         "matched": dict(adapter.matched),
         "num_parameters": adapter.num_parameters,
+        "num_virtual_tokens": adapter.num_virtual_tokens,
+        "invocation_tokens": list(adapter.invocation_tokens),
         "bytes": adapter.source_bytes,
         "source_bytes": adapter.source_bytes,
         "image_bytes": adapter.image_bytes,
