@@ -145,11 +145,11 @@ class ReferenceOps:
         return x
 
     def _decoder_layer(self, x: Tensor, layer: DecoderLayer, step: LayerStep) -> Tensor:
-        normed = _rms_norm(x, layer.input_norm)
+        normed = _rms_norm(x, layer.input_norm, step)
         projected = self._linear(normed, layer.qkv, step)
         q, k, v = (part.reshape(len(x), -1, layer.head_size) for part in projected)
-        q = _rotated(_rms_norm(q, layer.query_norm), step)
-        k = _rotated(_rms_norm(k, layer.key_norm), step)
+        q = _rotated(_rms_norm(q, layer.query_norm, step), step)
+        k = _rotated(_rms_norm(k, layer.key_norm, step), step)
         self.store_kv(k, v, layer.k_cache, layer.v_cache, step.slots)
         attended = self.attention(
             q,
@@ -162,9 +162,12 @@ class ReferenceOps:
         )
         (output,) = self._linear(attended.flatten(1), layer.output, step)
         hidden = x + output
-        gate, up = self._linear(_rms_norm(hidden, layer.post_norm), layer.gate_up, step)
+        normed = _rms_norm(hidden, layer.post_norm, step)
+        gate, up = self._linear(normed, layer.gate_up, step)
         (down,) = self._linear(torch.nn.functional.silu(gate) * up, layer.down, step)
-        return hidden + down
+        y = hidden + down
+        on_output = layer.output_adapters
+        return y if on_output is None else self.adapt(y, y, on_output, step.routing)
 
     def _linear(self, x: Tensor, group: AdaptedGroup, step: LayerStep) -> tuple[Tensor, ...]:
         return self.adapted_linear(x, group.packed, group.tables, step.routing)
@@ -203,13 +206,18 @@ def _with_adapter(z: Tensor, y: Tensor, lowrank: LowRank) -> Tensor:
     return y if lowrank.bias is None else y + lowrank.bias.float()
 
 
-def _rms_norm(x: Tensor, norm: RmsNorm | None) -> Tensor:
-    """x [..., size] -> the same shape; None leaves x as it is."""
+def _rms_norm(x: Tensor, norm: RmsNorm | None, step: LayerStep) -> Tensor:
+    """x [T, size] or [T, heads, size] -> the same shape; None leaves x as it is."""
     if norm is None:
         return x
     wide = x.float()
     scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + norm.eps)
-    return norm.weight * (wide * scale).to(x.dtype)
+    weight = norm.weight
+    if norm.table is not None:
+        weight = norm.table.rows(weight, step.routing)
+    if weight.dim() == 2 and x.dim() == 3:
+        weight = weight[:, None]
+    return weight * (wide * scale).to(x.dtype)
 
 
 def _rotated(x: Tensor, step: LayerStep) -> Tensor:

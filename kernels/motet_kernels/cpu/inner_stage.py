@@ -34,7 +34,8 @@ def _by_core(u: Tensor, core: Core) -> Tensor:
     columns = core.columns.flatten()
     rows_at_once = max(1, _MOST_PRODUCTS // (rank * width))
     parts = []
-    for rows in u.split(rows_at_once):
+    for start in range(0, len(u), rows_at_once):
+        rows = u[start : start + rows_at_once]
         chosen = rows.index_select(1, columns).view(-1, rank, width)
         parts.append(_folded(chosen.mul_(core.values)))
     return torch.cat(parts)
