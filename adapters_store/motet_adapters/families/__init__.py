@@ -26,9 +26,22 @@ from collections.abc import Mapping
 from motet_adapters.base_weights import BaseWeights
 from motet_adapters.config_fields import Fields
 from motet_adapters.errors import AdapterRefused
+from motet_adapters.families.deft import DEFT
+from motet_adapters.families.delora import DELORA
 from motet_adapters.families.family import Family
+from motet_adapters.families.gralora import GRALORA
+from motet_adapters.families.hra import HRA
+from motet_adapters.families.loha import LOHA
+from motet_adapters.families.lokr import LOKR
 from motet_adapters.families.lora import DORA, LORA, RSLORA
+from motet_adapters.families.lora_xs import LORA_XS
+from motet_adapters.families.miss import MISS
+from motet_adapters.families.nola import NOLA
 from motet_adapters.families.plan import AdapterPlan, PartSpec, SitePlan
+from motet_adapters.families.svf import SVF
+from motet_adapters.families.svft import SVFT
+from motet_adapters.families.tinylora import TINYLORA
+from motet_adapters.families.vera import PVERA, VERA
 from motet_adapters.file_kinds import CONFIG_FILE
 from motet_adapters.limits import Limits
 from motet_adapters.names import listed, quoted
@@ -45,9 +58,23 @@ __all__ = [
 ]
 
 FAMILIES: tuple[Family, ...] = (
+    NOLA,
+    LORA_XS,
     DORA,
     RSLORA,
     LORA,
+    LOHA,
+    LOKR,
+    HRA,
+    MISS,
+    DELORA,
+    GRALORA,
+    DEFT,
+    TINYLORA,
+    VERA,
+    PVERA,
+    SVF,
+    SVFT,
 )
 
 
@@ -71,7 +98,11 @@ def find_family(fields: Fields, tensors: Mapping[str, StoredTensor]) -> Family:
             f"{CONFIG_FILE} has no peft_type: it is not a config that PEFT wrote.", "peft_type"
         )
     for family in FAMILIES:
-        if family.peft_type == peft_type and family.claims(fields):
+        if (
+            family.peft_type == peft_type
+            and family.claims(fields)
+            and (not family.marker or any(name.endswith(family.marker) for name in tensors))
+        ):
             return family
     raise AdapterRefused(
         f"peft_type {quoted(peft_type)} is of no family that this server knows, so these tensors "

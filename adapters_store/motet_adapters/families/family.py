@@ -45,6 +45,8 @@ class Family:
     """The key that a refusal names."""
     claims: Callable[[Fields], bool] = _always
     """Of several families with one peft_type, whether a config is of this one."""
+    marker: str = ""
+    """Of several families with one peft_type, what a tensor's name in this one's files ends in."""
 
     def __post_init__(self) -> None:
         if (self.status == "served") == (self.plan is None):

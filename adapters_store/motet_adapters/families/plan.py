@@ -13,13 +13,24 @@ from motet_kernels import Activation
 from torch import Tensor
 
 Read = Callable[[str], Tensor]
-"""A tensor of the file by name, checked finite: float32, or int64 where integers are stored."""
+"""A tensor of the file by name, checked finite: float32, or int64 where integers are stored.
+
+A site may also read what `basis_tensor` names: a tensor of a basis of its plan, in float32.
+"""
 
 Lower = Callable[[Read], Mapping[str, Tensor]]
 """A site's parts by name, float32 or integers."""
 
 Basis = tuple[str, str]
-"""Digest of a shared basis, and the name of one of its tensors."""
+"""A shared basis, and the name of one of its tensors. In a plan the basis is a key of
+`AdapterPlan.bases`, in an image its digest."""
+
+BASIS_PREFIX = "basis/"
+
+
+def basis_tensor(basis: str, tensor: str) -> str:
+    """The name by which a site reads a tensor of one of its plan's bases."""
+    return f"{BASIS_PREFIX}{basis}/{tensor}"
 
 
 class PartSpec(NamedTuple):
@@ -60,11 +71,29 @@ class SitePlan:
 
 
 @dataclass(frozen=True)
+class BasisPlan:
+    """Tensors that all adapters made over them share: made once, in memory once.
+
+    With a recipe, two plans of one base mean the same basis when the recipe is the same, and it is
+    only made when there is none yet. Without, when `make` returns the same.
+    """
+
+    parts: Mapping[str, PartSpec]
+    make: Lower
+    """Makes exactly the `parts`. Reads nothing but `tensors`."""
+    recipe: str | None = None
+    tensors: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """As in `SitePlan`."""
+
+
+@dataclass(frozen=True)
 class AdapterPlan:
     """All of an upload."""
 
     kind: str
     sites: tuple[SitePlan, ...]
+    bases: Mapping[str, BasisPlan] = field(default_factory=dict)
+    """By the name that the sites' `bases` know them by."""
     ignored: frozenset[str] = frozenset()
     """Names of tensors in the file that say nothing about the adapter."""
     num_virtual_tokens: int = 0
