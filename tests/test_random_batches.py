@@ -126,6 +126,7 @@ def compare(house: House, seeds: Iterable[int]) -> Findings:
         replayed = house.replayer.run(scripts, conditions)
         findings.seen["mixed steps"] += replayed.num_mixed_steps
         findings.seen["preemptions"] += replayed.num_preemptions
+        findings.seen["cached tokens"] += replayed.num_cached_tokens
         for request, (index, logits) in enumerate(zip(chosen, replayed.logits, strict=True)):
             alike = (logits == house.solos[index]).all(dim=1)
             findings.violations += [

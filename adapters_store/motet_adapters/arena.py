@@ -1,7 +1,7 @@
 """The device tier: a byte budget of resident adapters, with pins, loads off the engine thread.
 
-Threads. `acquire`, `release` and `close` belong to the engine thread, which alone decides what is
-evicted for another. Loader threads fetch an image, copy it into a region set aside for it, and
+Threads. `acquire`, `release`, `departed` and `close` belong to the engine thread, which alone
+decides what is evicted for another. Loader threads fetch an image, copy it into a region set aside for it, and
 publish the slot when the copy is complete. `stats` and `drop` may be called from anywhere.
 
 The first load of a digest takes two trips to a loader thread, because its size is learnt from its
@@ -100,6 +100,12 @@ class Arena:
         """Undo one `acquire`. Raises ValueError when there is none to undo."""
         with self._lock:
             self._residents.unpin(slot)
+
+    def departed(self) -> frozenset[str]:
+        """Digests that have left the device since this was last asked, even if they are back: what
+        was made of them there is to go too."""
+        with self._lock:
+            return self._residents.departed()
 
     def drop(self, digest: str) -> None:
         """The adapter was deleted and nobody leases it: its room is free now, or as soon as the

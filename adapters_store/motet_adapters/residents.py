@@ -46,6 +46,7 @@ class Residents:
         self._free_indices = list(range(num_slots, 0, -1))
         self._generations = [0] * (num_slots + 1)
         self._by_digest: dict[str, Resident] = {}
+        self._departed: set[str] = set()
         self._tick = 0
 
     def __len__(self) -> int:
@@ -61,6 +62,11 @@ class Residents:
 
     def get(self, digest: str) -> Resident | None:
         return self._by_digest.get(digest)
+
+    def departed(self) -> frozenset[str]:
+        """Digests that were evicted since this was last asked, even if they are back."""
+        departed, self._departed = frozenset(self._departed), set()
+        return departed
 
     def pin(self, resident: Resident) -> None:
         resident.pins += 1
@@ -115,6 +121,7 @@ class Residents:
 
     def _evict(self, resident: Resident) -> None:
         del self._by_digest[resident.slot.digest]
+        self._departed.add(resident.slot.digest)
         self.give_back(resident.place)
 
     def _touch(self, resident: Resident) -> None:

@@ -80,18 +80,18 @@ def _requests(
         )
     stem = secrets.token_hex(12)
     requests: list[Request] = []
+    longest = service.engine.max_len(adapter)
     for prompt in prompts:
-        params = shape.body.sampling(_max_tokens(service, shape, len(prompt), quota))
+        params = shape.body.sampling(_max_tokens(longest, shape, len(prompt), quota))
         for choice in range(num_choices):
             id = f"{stem}-{len(requests)}"
             requests.append(Request(id, prompt, params.seeded(choice), adapter, tenant))
     return requests
 
 
-def _max_tokens(service: Service, shape: Shape, prompt_len: int, quota: Quota) -> int:
+def _max_tokens(longest: int, shape: Shape, prompt_len: int, quota: Quota) -> int:
     """How much to generate. Raises RequestRefused if it does not fit behind the prompt."""
     allowed = quota.tokens_per_minute
-    longest = service.engine.max_model_len
     room = longest - prompt_len
     wanted = shape.body.max_len
     if wanted is None and room >= 1:

@@ -10,6 +10,7 @@ from motet_kernels import AttentionPlan, AttentionRow, Ops, Routing, Segment
 from torch import Tensor
 
 from motet.engine.scheduler import Row
+from motet.engine.virtual_tokens import VirtualRow, virtual_embeddings
 
 PADDING_BLOCK = 0
 """The KV block padding rows write to; `BlockPool` never hands it out."""
@@ -41,6 +42,7 @@ class Batch:
     routing: Routing
     attention: AttentionPlan
     logit_index: Tensor  # int64 [>= max(R, 1)]: tokens whose logits are wanted, then padding
+    virtual: tuple[VirtualRow, ...] = ()  # tokens without an id, and what is embedded for them
 
     @property
     def sampling_rows(self) -> tuple[Row, ...]:
@@ -66,6 +68,7 @@ class Batch:
             routing=Routing(tuple(columns.segments)),
             attention=layout.ops.plan_attention(columns.attention, layout.block_size, device),
             logit_index=torch.tensor(logit_index, device=device),
+            virtual=tuple(columns.virtual),
         )
 
 
@@ -80,11 +83,15 @@ class _Columns:
         self.segments: list[Segment] = []
         self.attention: list[AttentionRow] = []
         self.logit_index: list[int] = []
+        self.virtual: list[VirtualRow] = []
 
     def add(self, row: Row) -> None:
         start = len(self.input_ids)
         sequence, size = row.sequence, self.block_size
-        self.input_ids += sequence.tokens[row.start : row.stop]
+        self.input_ids += sequence.ids(row.start, row.stop)
+        if row.start < sequence.num_virtual:  # then all of it is, see Sequence.next_counts
+            embeddings = virtual_embeddings(sequence.slot, row.start, row.stop)
+            self.virtual.append(VirtualRow(start, embeddings))
         self.positions += range(row.start, row.stop)
         self.kv_slots += [
             sequence.blocks[position // size] * size + position % size

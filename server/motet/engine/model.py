@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from motet_adapters import Slot
-from motet_kernels import LayerOps, LowRank, Ops, Routing, Segment, SlotTable
+from motet_kernels import LayerOps, Ops, Routing, Segment, SlotTable
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
@@ -16,10 +16,13 @@ from motet.engine import kv_cache
 from motet.engine.attention import ATTENTION_NAME, PagedStep, register_attention
 from motet.engine.base import QuantizedBase
 from motet.engine.batch import Batch, BatchLayout
+from motet.engine.kv_edits import KvEdit
 from motet.engine.layer_form import find_candidates
 from motet.engine.layers import adopt, put_on_trial
 from motet.engine.linear import AdaptedLinear, CurrentRouting, DenseLinear, LinearGroup
+from motet.engine.lowrank_parts import lowrank_of
 from motet.engine.survey import Survey, survey
+from motet.engine.virtual_tokens import VirtualEmbedding
 
 LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
 """Rotary embeddings that change for the whole batch once one row is long.
@@ -64,9 +67,11 @@ class PagedModel:
             for path, (out_features, in_features) in base.shapes.items()
         }
         self._groups = self._install(base, found, device)
+        self._virtual = VirtualEmbedding(self._model.get_input_embeddings())
         config = self._model.config.get_text_config()
         self.vocab_size: int = config.vocab_size
-        self.max_model_len = _max_model_len(config, budget.max_model_len)
+        self.max_positions = _max_positions(config)
+        self.max_model_len = min(self.max_positions, budget.max_model_len or self.max_positions)
         per_block = kv_cache.block_bytes(found.layers, budget.block_size, dtype)
         self.num_blocks = kv_cache.num_blocks_within(budget.num_bytes, per_block, budget.block_size)
         self.kv_bytes = (self.num_blocks + 1) * per_block
@@ -87,17 +92,22 @@ class PagedModel:
     def bind(self, slot: Slot) -> None:
         """Put a loaded adapter's tensors into the tables, and nothing where it has none."""
         for path, table in self.tables.items():
-            tensors = slot.views.get(path)
-            if tensors is None:
+            parts = slot.views.get(path)
+            if parts is None:
                 table.clear(slot.index)
             else:
-                a, bt, gain = tensors
-                table.put(slot.index, LowRank(a, bt, gain, bias=None))
+                table.put(slot.index, lowrank_of(parts))
+
+    @torch.inference_mode()
+    def edit_kv(self, edits: Sequence[KvEdit]) -> None:
+        """Make a plan's edits of the KV cache, before its forward pass."""
+        kv_cache.edit(self._caches, edits)
 
     @torch.inference_mode()
     def forward(self, batch: Batch) -> Tensor:
         """Logits [R, V] of the rows that sample, in the order of `batch.sampling_rows`."""
         self._routing.set(batch.routing)
+        self._virtual.set(batch.virtual)
         step = PagedStep(self.ops, self._caches, batch.kv_slots, batch.attention, batch.routing)
         output = self._model(
             input_ids=batch.input_ids,
@@ -123,6 +133,7 @@ class PagedModel:
     def plain_logits(self, ids: list[int]) -> Tensor:
         """ids [T] -> [V]: the logits after the last token by transformers' eager attention."""
         self._routing.set(Routing((Segment(0, 0, len(ids)),)))
+        self._virtual.set(())
         self._model.set_attn_implementation("eager")
         try:
             tokens = torch.tensor([ids], device=self._model.device)
@@ -152,12 +163,12 @@ class PagedModel:
         return groups
 
 
-def _max_model_len(config: PreTrainedConfig, asked: int | None) -> int:
-    """The longest sequence served: the model's own limit, or less if asked."""
+def _max_positions(config: PreTrainedConfig) -> int:
+    """The longest sequence the model can take, an adapter's virtual tokens included."""
     longest: int = config.max_position_embeddings
     parameters = getattr(config, "rope_parameters", None) or {}
     per_layer_type = [value for value in parameters.values() if isinstance(value, Mapping)]
     for rope in per_layer_type or [parameters]:
         if rope.get("rope_type") in LENGTH_DEPENDENT_ROPE:
             longest = min(longest, rope.get("original_max_position_embeddings") or longest)
-    return min(longest, asked or longest)
+    return longest

@@ -125,10 +125,18 @@ def open_runtime(
         device=device,
         on_ready=doorbell,
     )
-    store.on_removed(arena.drop)
+    store.on_removed(lambda digest: _forget(digest, arena, doorbell))
     ends = tokenizer.eos_ids
     sampler = Sampler(ends) if clock is None else TimedSampler(ends, clock)
-    engine = Engine(model, arena, tokenizer, sampler, limits, max_waiting=settings.max_waiting)
+    engine = Engine(
+        model,
+        arena,
+        tokenizer,
+        sampler,
+        limits,
+        max_waiting=settings.max_waiting,
+        prefix_scope=settings.prefix_cache,
+    )
     doorbell.ring = engine.wake
     progress("Ready", 1.0)
     return Runtime(
@@ -148,6 +156,12 @@ def open_runtime(
         weight_bytes=model.weight_bytes,
         probe_difference=difference,
     )
+
+
+def _forget(digest: str, arena: Arena, doorbell: _Doorbell) -> None:
+    """Of a deleted adapter: its room on the device, then what the engine has made of it there."""
+    arena.drop(digest)
+    doorbell()
 
 
 def store_directory(data_dir: Path) -> Path:
