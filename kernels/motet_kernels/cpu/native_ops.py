@@ -134,7 +134,7 @@ class NativeCpuOps:
         num_tokens = laid_out.routing.num_tokens
         shape = (num_tokens, fused.layers[0].qkv.packed.in_features)
         native_layer.check("x", x, shape, fused.dtype)
-        fused.write_addresses()
+        fused.tables.write(fused.dtype)
         y = torch.empty_like(x)
         call = LayersCall(
             *(ctypes.addressof(fused.pointers), laid_out.address, x.data_ptr(), y.data_ptr()),

@@ -1,15 +1,14 @@
-// The adapter half of a group: u = A x for every segment's rows, then B u, gain and biases on top
+// The adapter half of a group: u = A x for every segment's rows, then B u, gains and biases on top
 // of a tile of W x, rounded once.
 //
 // A dot product of A's runs over k in one order, and B's over the rank, whatever the number of
 // rows: tiles of rows and ranks only share loads.
 #pragma once
 
-#include "partial.h"
+#include "linear_call.h"
 
 namespace {
 
-constexpr int kRankTile = 4;
 constexpr int kTokenTile = 4;
 
 // u[i, j] = A[j] x[i] for `tokens` rows of x and kRankTile rows of A, of which `ranks` exist.
@@ -58,7 +57,12 @@ inline void finish_tile(
     const float (*tile)[kBlockWidth], const float* u, T* y, const T* residual, int64_t y_stride) {
     const int width = block.width;
     Pair totals[tokens];
-    for (int i = 0; i < tokens; i++) totals[i] = {load(tile[i]), load(tile[i] + 16)};
+    for (int i = 0; i < tokens; i++) {
+        if (slot.delta_gain)
+            totals[i] = {splat(0.0f), splat(0.0f)};
+        else
+            totals[i] = {load(tile[i]), load(tile[i] + 16)};
+    }
     const T* bt = reinterpret_cast<const T*>(slot.bt) + block.column;
     for (int64_t r = 0; r < slot.rank; r++) {
         const Pair b = load_block(bt + r * block.num_columns, width);
@@ -67,6 +71,14 @@ inline void finish_tile(
             totals[i] = {
                 fma(factor, b.first, totals[i].first), fma(factor, b.second, totals[i].second)};
         }
+    }
+    if (slot.delta_gain) {
+        const T* gains = reinterpret_cast<const T*>(slot.delta_gain) + block.column;
+        const Pair gain = load_block(gains, width);
+        for (int i = 0; i < tokens; i++)
+            totals[i] = {
+                fma(gain.first, totals[i].first, load(tile[i])),
+                fma(gain.second, totals[i].second, load(tile[i] + 16))};
     }
     if (slot.gain) {
         const Pair gain = load_block(reinterpret_cast<const T*>(slot.gain) + block.column, width);
