@@ -1,8 +1,9 @@
 """The device tier: a byte budget of resident adapters, with pins, loads off the engine thread.
 
 Threads. `acquire`, `release`, `departed` and `close` belong to the engine thread, which alone
-decides what is evicted for another. Loader threads fetch an image, copy it into a region set aside for it, and
-publish the slot when the copy is complete. `stats` and `drop` may be called from anywhere.
+decides what is evicted for another. Loader threads fetch an image, copy it into a region set aside
+for it, and publish the slot when the copy is complete. `stats` and `drop` may be called from
+anywhere.
 
 The first load of a digest takes two trips to a loader thread, because its size is learnt from its
 image; later ones take one. Between the trips nothing is reserved, so an abandoned load costs

@@ -38,6 +38,14 @@ from motet_adapters.families.lora_xs import LORA_XS
 from motet_adapters.families.miss import MISS
 from motet_adapters.families.nola import NOLA
 from motet_adapters.families.plan import AdapterPlan, PartSpec, SitePlan
+from motet_adapters.families.prompt import (
+    CARTRIDGE,
+    CPT,
+    MULTITASK_PROMPT_TUNING,
+    P_TUNING,
+    PREFIX_TUNING,
+    PROMPT_TUNING,
+)
 from motet_adapters.families.svf import SVF
 from motet_adapters.families.svft import SVFT
 from motet_adapters.families.tinylora import TINYLORA
@@ -75,6 +83,12 @@ FAMILIES: tuple[Family, ...] = (
     PVERA,
     SVF,
     SVFT,
+    PROMPT_TUNING,
+    P_TUNING,
+    CPT,
+    PREFIX_TUNING,
+    CARTRIDGE,
+    MULTITASK_PROMPT_TUNING,
 )
 
 

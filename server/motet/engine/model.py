@@ -79,6 +79,7 @@ class PagedModel:
             found.layers, self.num_blocks, budget.block_size, dtype, device
         )
         self.layout = BatchLayout(ops, budget.block_size, ops.row_multiple(dtype), device)
+        self.layer_shapes = found.layers
         self.num_layers = len(found.layers)
         self.num_one_call_layers = 0  # see layers.py; until they have been tried, none is
         self._candidates = find_candidates(self._model, self._groups, found.layers, self._caches)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from motet_adapters import AdapterStore, Arena, Limits
+from motet_adapters.image import Image
 from motet_adapters.room import RequireRoom, all_the_room
 from motet_database import ChangeFeed, Database
 from motet_kernels import BuildFailed, KernelReport, Ops, Selection, select_kernels
@@ -25,6 +26,7 @@ from motet.engine.stage_clock import StageClock
 from motet.engine.timed_ops import timed
 from motet.engine.timed_sampler import TimedSampler
 from motet.engine.tokenizer import Tokenizer
+from motet.engine.virtual_tokens import require_fit
 from motet.errors import InvalidSetting, UnsupportedModel
 from motet.settings import Settings
 
@@ -118,8 +120,14 @@ def open_runtime(
     directory = store_dir or store_directory(settings.data_dir)
     store = _store(directory, settings, base, ops, dtype, database, changes, require_room)
     doorbell = _Doorbell()
+
+    def image(digest: str) -> Image:
+        found = store.image(digest)
+        require_fit(found, model.layer_shapes)
+        return found
+
     arena = Arena(
-        store.image,
+        image,
         num_bytes=settings.adapter_device_bytes,
         num_slots=settings.max_adapter_slots,
         device=device,

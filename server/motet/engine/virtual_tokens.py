@@ -10,8 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from motet_adapters import Slot
+from motet_adapters import AdapterLoadFailed, Slot
+from motet_adapters.image import Image
 from torch import Tensor, nn
+
+from motet.engine.survey import LayerShape
 
 PREFIX_SITE = "prefix"
 """The place of an adapter's image that holds them: the part "embeddings" [P, D], or for each layer
@@ -47,6 +50,25 @@ def stored_keys(slot: Slot) -> Mapping[int, tuple[Tensor, Tensor]]:
         for name, keys in tensors.items()
         if name.startswith("keys.")
     }
+
+
+def require_fit(image: Image, layers: Mapping[int, LayerShape]) -> None:
+    """Raises AdapterLoadFailed for keys or values that the model's KV cache has no room for.
+
+    An upload is checked against the configuration of the base; this is what its layers do.
+    """
+    site = image.entries.get(PREFIX_SITE)
+    parts = site.parts if site is not None else {}
+    for name, part in parts.items():
+        kind, _, layer = name.partition(".")
+        if kind not in ("keys", "values"):
+            continue
+        shape = layers.get(int(layer))
+        size = None if shape is None else shape.key_dim if kind == "keys" else shape.value_dim
+        if shape is None or part.shape[1:] != (shape.num_kv_heads, size):
+            raise AdapterLoadFailed(
+                image.digest, f"The adapter's {kind} do not fit layer {layer} of the base."
+            )
 
 
 class VirtualEmbedding:
