@@ -184,3 +184,20 @@ def test_a_slot_without_tensors_of_rank_0_changes_nothing(ops: Ops) -> None:
     group = ops.pack(case.weights, case.biases, torch.float32, CPU)
     (y,) = ops.adapted_linear(x, group, case.tables, Routing.from_slots([3, 0, 3, 3]))
     assert torch.equal(y, case.run(ops, x, [0] * 4)[0])
+
+
+def test_the_number_of_threads_changes_nothing(native: Ops) -> None:
+    before = torch.get_num_threads()
+    try:
+        for dtype in (torch.float32, torch.bfloat16):
+            case = GroupCase.of_families((127,), 64, dtype)
+            slots = shuffled(case.all_slots, repeats=2)
+            x = case.inputs(len(slots), dtype)
+            results = []
+            for num_threads in (1, 2, 3):
+                torch.set_num_threads(num_threads)
+                results.append(case.run(native, x, slots)[0])
+            assert torch.equal(results[0], results[1])
+            assert torch.equal(results[0], results[2])
+    finally:
+        torch.set_num_threads(before)
