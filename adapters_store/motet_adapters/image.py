@@ -1,7 +1,7 @@
 """The kernel-ready form of an adapter for one base and one dtype: a single flat buffer."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -44,7 +44,7 @@ FindBasis = Callable[[Basis], Tensor]
 
 
 def no_basis(basis: Basis) -> Tensor:
-    """For images that have none. Raises KeyError."""
+    """For buffers that have none. Raises KeyError."""
     raise KeyError(basis)
 
 
@@ -81,6 +81,8 @@ class Image:
     dtype: torch.dtype
     buffer: Tensor  # uint8 [num_bytes]
     entries: Mapping[str, Entry]
+    shared: Mapping[str, "Image"] = field(default_factory=dict, repr=False)
+    """The bases that it needs beside its own bytes, by digest: each an image of one site."""
 
     @property
     def num_bytes(self) -> int:
@@ -93,12 +95,19 @@ class Image:
             digest for entry in self.entries.values() for digest, _ in entry.bases.values()
         )
 
-    def views(self, buffer: Tensor, find_basis: FindBasis = no_basis) -> Views:
+    def views(self, buffer: Tensor, find_basis: FindBasis | None = None) -> Views:
         """The sites' tensors, as views into `buffer` and what `find_basis` has.
 
-        `buffer` is uint8 [num_bytes] with this image's bytes, on any device.
+        `buffer` is uint8 [num_bytes] with this image's bytes, on any device. find_basis None: the
+        bases are read where `shared` has them, on the host.
         """
-        return views_into(buffer, self.entries, find_basis)
+        return views_into(buffer, self.entries, find_basis or self._find_basis)
+
+    def _find_basis(self, basis: Basis) -> Tensor:
+        digest, tensor = basis
+        held = self.shared[digest]
+        (site,) = held.views(held.buffer).values()
+        return site.tensors[tensor]
 
 
 def views_into(

@@ -6,11 +6,14 @@ import torch
 from torch import Tensor
 
 from motet_adapters.base_weights import BaseWeights
+from motet_adapters.bases import SITE, Bases, basis_layout
+from motet_adapters.copies import require_copies
 from motet_adapters.errors import AdapterRefused, AdapterTooLarge
-from motet_adapters.families.plan import AdapterPlan, Read, SitePlan
+from motet_adapters.families.plan import BASIS_PREFIX, AdapterPlan, Read
 from motet_adapters.file_kinds import WEIGHTS_FILE
-from motet_adapters.image import Image, Layout, views_into
+from motet_adapters.image import Entry, Image, Layout, views_into
 from motet_adapters.names import quoted
+from motet_adapters.rounding import require_parts, store_part
 from motet_adapters.safetensors_file import SafetensorsFile
 from motet_adapters.update_norm import Update, warnings_about
 
@@ -18,9 +21,13 @@ from motet_adapters.update_norm import Update, warnings_about
 def lay_out(plan: AdapterPlan, dtype: torch.dtype, max_image_bytes: int | None) -> Layout:
     """Places for every part, before any tensor is read. Raises AdapterTooLarge."""
     layout = Layout.of(plan.sites, dtype)
-    if max_image_bytes is not None and layout.num_bytes > max_image_bytes:
+    shared = sum(basis_layout(basis, dtype).num_bytes for basis in plan.bases.values())
+    if max_image_bytes is not None and layout.num_bytes + shared > max_image_bytes:
+        needed = f"{layout.num_bytes} bytes"
+        if shared:
+            needed += f", and {shared} bytes for what it shares with others of its kind,"
         raise AdapterTooLarge(
-            f"The adapter needs {layout.num_bytes} bytes on the device, but the budget for all "
+            f"The adapter needs {needed} on the device, but the budget for all "
             f"adapters is {max_image_bytes} bytes. Train it with a smaller rank or fewer targets, "
             "or ask for a larger budget.",
             WEIGHTS_FILE,
@@ -35,6 +42,7 @@ def lower(
     layout: Layout,
     base: BaseWeights,
     dtype: torch.dtype,
+    bases: Bases,
 ) -> tuple[Image, tuple[str, ...]]:
     """Read, check and lower every tensor, one site at a time; the image, and what to warn of.
 
@@ -45,23 +53,41 @@ def lower(
     views = views_into(
         buffer, {path: entry._replace(bases={}) for path, entry in layout.entries.items()}
     )
-    read = _reader(file)
+    shared = {name: bases.make(basis, _reader(file, {})) for name, basis in plan.bases.items()}
+    read = _reader(file, shared)
+    require_copies(plan, read, base)
     linears = frozenset(base.modules())
     largest: Update | None = None
     for site in plan.sites:
         parts = site.lower(read)
-        _require_parts(site, parts)
+        require_parts(site.path, site.parts, parts)
         for name, view in views[site.path].tensors.items():
-            _store(view, parts[name], name, site.path)
+            store_part(view, parts[name], name, site.path)
         if site.path in linears and parts.keys() & {"a", "bt", "core_values"} == {"a", "bt"}:
             update = Update.of(site.path, parts["a"], parts["bt"].t())
             largest = update if largest is None else max(largest, update)
     warnings = () if largest is None else warnings_about(largest, base)
-    return Image(digest, dtype, buffer, layout.entries), (*plan.warnings, *warnings)
+    image = Image(
+        digest,
+        dtype,
+        buffer,
+        {path: _resolved(entry, shared) for path, entry in layout.entries.items()},
+        {basis.digest: basis for basis in shared.values()},
+    )
+    return image, (*plan.warnings, *warnings)
 
 
-def _reader(file: SafetensorsFile) -> Read:
+def _resolved(entry: Entry, shared: Mapping[str, Image]) -> Entry:
+    """With the digests of bases in place of a plan's names for them."""
+    bases = {part: (shared[name].digest, tensor) for part, (name, tensor) in entry.bases.items()}
+    return entry._replace(bases=bases)
+
+
+def _reader(file: SafetensorsFile, shared: Mapping[str, Image]) -> Read:
     def read(name: str) -> Tensor:
+        if name.startswith(BASIS_PREFIX):
+            basis, _, part = name.removeprefix(BASIS_PREFIX).rpartition("/")
+            return shared[basis].views(shared[basis].buffer)[SITE].tensors[part].float()
         stored = file.read(name)
         if not stored.is_floating_point():
             return stored.long()
@@ -75,22 +101,3 @@ def _reader(file: SafetensorsFile) -> Read:
         return tensor
 
     return read
-
-
-def _require_parts(site: SitePlan, parts: Mapping[str, Tensor]) -> None:
-    """A plan's promise to the layout; to break it is a defect of the family."""
-    made = {name: tuple(part.shape) for name, part in parts.items()}
-    planned = {name: spec.shape for name, spec in site.parts.items()}
-    if made != planned:
-        raise AssertionError(f"{site.path}: lowered {made}, planned {planned}")
-
-
-def _store(view: Tensor, value: Tensor, part: str, path: str) -> None:
-    view.copy_(value)
-    if view.is_floating_point() and not torch.isfinite(view).all():
-        raise AdapterRefused(
-            f"The tensors of {path} leave the range of the served number format "
-            f"({str(view.dtype).removeprefix('torch.')}) once lowered (to {part}). The adapter has "
-            "diverged, or its magnitudes belong to another base.",
-            WEIGHTS_FILE,
-        )

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from motet_adapters.errors import AdapterRefused
-from motet_adapters.families.plan import AdapterPlan, SitePlan
+from motet_adapters.families.plan import AdapterPlan, BasisPlan, SitePlan
 from motet_adapters.file_kinds import WEIGHTS_FILE
 from motet_adapters.key_hints import explain
 from motet_adapters.limits import Limits
@@ -13,11 +13,15 @@ from motet_adapters.safetensors_file import StoredTensor
 
 def require_match(plan: AdapterPlan, tensors: Mapping[str, StoredTensor], limits: Limits) -> None:
     """Raises AdapterRefused with the names that don't fit."""
-    expected = {name for site in plan.sites for name in site.tensors}
-    extra = [name for name in tensors if name not in expected and name not in plan.ignored]
+    wanted: list[SitePlan | BasisPlan] = [*plan.sites, *plan.bases.values()]
+    expected = {name for each in wanted for name in each.tensors}
+    expected |= plan.ignored | plan.copies.keys()
+    extra = [name for name in tensors if name not in expected]
     if extra:
         raise AdapterRefused(explain(extra, plan.kind), WEIGHTS_FILE)
-    missing = [name for site in plan.sites for name in site.tensors if name not in tensors]
+    missing = list(
+        dict.fromkeys(name for each in wanted for name in each.tensors if name not in tensors)
+    )
     if missing:
         raise AdapterRefused(
             f"{len(missing)} tensors that the config calls for are missing: {listed(missing)}. "
@@ -26,8 +30,10 @@ def require_match(plan: AdapterPlan, tensors: Mapping[str, StoredTensor], limits
             WEIGHTS_FILE,
         )
     for site in plan.sites:
-        _require_tensors(site, tensors)
+        _require_tensors(site.tensors, site.integers, tensors)
         _require_rank(site, limits)
+    for basis in plan.bases.values():
+        _require_tensors(basis.tensors, frozenset(), tensors)
 
 
 def counts(plan: AdapterPlan) -> dict[str, int]:
@@ -39,8 +45,12 @@ def counts(plan: AdapterPlan) -> dict[str, int]:
     return found
 
 
-def _require_tensors(site: SitePlan, tensors: Mapping[str, StoredTensor]) -> None:
-    for name, shape in site.tensors.items():
+def _require_tensors(
+    wanted: Mapping[str, tuple[int, ...]],
+    integers: frozenset[str],
+    tensors: Mapping[str, StoredTensor],
+) -> None:
+    for name, shape in wanted.items():
         actual = tensors[name]
         if actual.shape != shape:
             raise AdapterRefused(
@@ -49,11 +59,11 @@ def _require_tensors(site: SitePlan, tensors: Mapping[str, StoredTensor]) -> Non
                 "adapter was trained on.",
                 WEIGHTS_FILE,
             )
-        if actual.dtype.is_floating_point == (name in site.integers):
-            wanted = "integers" if name in site.integers else "float32, bfloat16 or float16"
+        if actual.dtype.is_floating_point == (name in integers):
+            kind = "integers" if name in integers else "float32, bfloat16 or float16"
             raise AdapterRefused(
                 f"Tensor {quoted(name, 200)} is stored as "
-                f"{str(actual.dtype).removeprefix('torch.')}. Save it as {wanted}.",
+                f"{str(actual.dtype).removeprefix('torch.')}. Save it as {kind}.",
                 WEIGHTS_FILE,
             )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from motet_adapters.base_weights import BaseWeights
+from motet_adapters.bases import Bases
 from motet_adapters.config import read_config
 from motet_adapters.families import AdapterPlan, plan_upload
 from motet_adapters.file_kinds import CONFIG_FILE, WEIGHTS_FILE
@@ -106,18 +107,28 @@ class Source:
         return found is not None and found.digest == self.digest
 
     def lower(
-        self, base: BaseWeights, dtype: torch.dtype, limits: Limits, max_image_bytes: int | None
+        self,
+        base: BaseWeights,
+        dtype: torch.dtype,
+        limits: Limits,
+        max_image_bytes: int | None,
+        bases: Bases | None = None,
     ) -> Lowered:
-        """Every check there is, then the image. Raises AdapterRefused, AdapterTooLarge."""
+        """Every check there is, then the image. Raises AdapterRefused, AdapterTooLarge.
+
+        bases: where those that are known already are found; None: nowhere.
+        """
         fields = read_config(self.config_path.read_bytes())
         file = SafetensorsFile.open(self.weights_path, limits)
         plan = plan_upload(fields, file.tensors, base, limits)
         require_match(plan, file.tensors, limits)
         layout = lay_out(plan, dtype, max_image_bytes)
-        image, warnings = lower(self.digest, file, plan, layout, base, dtype)
+        image, warnings = lower(
+            self.digest, file, plan, layout, base, dtype, bases or Bases(base.fingerprint, dtype)
+        )
         num_parameters = sum(
             tensor.num_bytes // tensor.dtype.itemsize
             for name, tensor in file.tensors.items()
-            if name not in plan.ignored
+            if name not in plan.ignored and name not in plan.copies
         )
         return Lowered(plan, image, num_parameters, warnings)

@@ -36,7 +36,10 @@ def plan_gralora(
                 "to what was trained.",
                 "gralora_k",
             )
-        shapes = {"gralora_A": (blocks, k // blocks, r), "gralora_B": (blocks, r, n // blocks)}
+        shapes: dict[str, tuple[int, ...]] = {
+            "gralora_A": (blocks, k // blocks, r),
+            "gralora_B": (blocks, r, n // blocks),
+        }
         if hybrid:
             shapes |= {
                 "gralora_A_general.weight": (hybrid, k),
@@ -83,7 +86,7 @@ GRALORA = Family(
     peft_type="GRALORA",
     status="served",
     formula="y = W x + b + s [B_ji A_ji] x, k x k blocks of rank r / k, s = alpha / (r + h)",
-    lowering="a, b hold the blocks' factors, zeros elsewhere; hybrid_r rows of plain LoRA after them",
+    lowering="a, b hold the blocks' factors, zeros elsewhere; hybrid_r of plain LoRA after them",
     rank_after="k r + h",
     memory="(k r + h) (K + N)",
     paper_url="https://arxiv.org/abs/2505.20355",

@@ -49,10 +49,8 @@ def hra_factors(weight: Tensor, u: Tensor, *, orthogonal: bool) -> tuple[Tensor,
     and Van Loan, 1989); T is the inverse of the upper triangle of U^T U with its diagonal halved.
     """
     u = u.double()
-    if orthogonal:
-        u = torch.linalg.qr(u).Q  # as Gram-Schmidt, but for signs, which cancel
-    else:
-        u = u / u.norm(dim=0)
+    # QR is Gram-Schmidt but for signs, which cancel.
+    u = torch.linalg.qr(u).Q if orthogonal else u / u.norm(dim=0)
     gram = u.t() @ u
     inverse = gram.triu(1) + 0.5 * torch.eye(len(gram), dtype=gram.dtype)
     t = torch.linalg.solve_triangular(inverse, torch.eye(len(gram), dtype=gram.dtype), upper=True)

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from motet_adapters.base_weights import BaseWeights
 from motet_adapters.config_fields import Fields
-from motet_adapters.errors import AdapterRefused
 from motet_adapters.families.cores import core_parts, dense_core
 from motet_adapters.families.family import Family
-from motet_adapters.families.lora_config import KEYS, lora_settings
+from motet_adapters.families.lora_config import lora_settings
+from motet_adapters.families.lora_like import lora_like_keys
 from motet_adapters.families.plan import AdapterPlan, BasisPlan, PartSpec, Read, SitePlan
 from motet_adapters.families.product_sites import key, linears_of
 from motet_adapters.limits import Limits
@@ -30,8 +30,6 @@ def plan_lora_xs(
     fields: Fields, tensors: Mapping[str, StoredTensor], base: BaseWeights, limits: Limits
 ) -> AdapterPlan:
     settings = lora_settings(fields, limits)
-    if settings.use_dora:
-        raise AdapterRefused("LoRA-XS is not served with use_dora: train without.", "use_dora")
     sites, bases = [], {}
     for module in linears_of(fields, tensors, base):
         (n, k), r = base.shape(module), settings.rank_of(module)
@@ -81,7 +79,7 @@ LORA_XS = Family(
     rank_after="r, shared",
     memory="2 r^2 a module; r (K + N) once",
     paper_url="https://arxiv.org/abs/2405.17604",
-    keys=KEYS,
+    keys=lora_like_keys("LoRA-XS"),
     plan=plan_lora_xs,
     marker=MARK,
 )

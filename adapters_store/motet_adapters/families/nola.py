@@ -1,6 +1,6 @@
-"""NOLA (arXiv 2310.02556), as its repository saves it: sums of random matrices drawn from a seed.
+"""NOLA (arXiv 2310.02556), as its repository saves it: sums of random matrices of a seed.
 
-The files of github.com/UCDvision/NOLA (llama) are those of an early PEFT's LoRA with use_nola in the
+The files of github.com/UCDvision/NOLA (llama) are those of an early PEFT's LoRA, use_nola in the
 config and coefficients and a seed beside each weight. The generator is that of the device the
 training ran on, and the files do not say which: the config must, by "nola_device": "cpu".
 """
@@ -15,9 +15,10 @@ from torch import Tensor
 from motet_adapters.base_weights import BaseWeights
 from motet_adapters.config_fields import Fields
 from motet_adapters.errors import AdapterRefused
-from motet_adapters.families.config_keys import ConfigKeys, is_set
+from motet_adapters.families.config_keys import is_set
 from motet_adapters.families.family import Family
-from motet_adapters.families.lora_config import KEYS, lora_settings
+from motet_adapters.families.lora_config import lora_settings
+from motet_adapters.families.lora_like import lora_like_keys
 from motet_adapters.families.plan import AdapterPlan, PartSpec, Read, SitePlan
 from motet_adapters.families.product_sites import key, linears_of
 from motet_adapters.file_kinds import WEIGHTS_FILE
@@ -67,7 +68,7 @@ def nola_factor(weight: Tensor, coefficients: Tensor, seed: int, dtype: torch.dt
     generator = torch.Generator().manual_seed(seed)
     total = torch.zeros_like(weight)
     at_once = max(1, _DRAWN_AT_ONCE // weight.numel())
-    for chunk in coefficients.split(at_once):
+    for chunk in torch.split(coefficients, at_once):
         drawn = torch.zeros(len(chunk), *weight.shape, dtype=dtype)
         drawn.uniform_(-1.0, 1.0, generator=generator)
         total += torch.einsum("b,boi->oi", chunk, drawn.float())
@@ -109,9 +110,7 @@ NOLA = Family(
     rank_after="r",
     memory="r (K + N)",
     paper_url="https://arxiv.org/abs/2310.02556",
-    keys=ConfigKeys(
-        KEYS.served | {"use_nola", "nola_num_basis", "nola_device"}, KEYS.harmless, KEYS.refused
-    ),
+    keys=lora_like_keys("NOLA", {"use_nola", "nola_num_basis", "nola_device"}),
     plan=plan_nola,
     claims=lambda fields: is_set(fields, "use_nola"),
 )

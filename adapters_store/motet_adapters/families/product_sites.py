@@ -1,4 +1,4 @@
-"""Sites of families whose update of a linear is a product B A, made of that linear's tensors alone."""
+"""Sites whose update of a linear is a product B A, made of that linear's tensors alone."""
 
 from collections.abc import Callable, Mapping
 
@@ -6,7 +6,6 @@ from torch import Tensor
 
 from motet_adapters.base_weights import BaseWeights
 from motet_adapters.config_fields import Fields
-from motet_adapters.expansion import refuse_expression
 from motet_adapters.families.config_keys import COMMON, TARGETS, ConfigKeys
 from motet_adapters.families.modules import targeted_linears
 from motet_adapters.families.plan import PartSpec, Read, SitePlan
@@ -39,10 +38,7 @@ def product_keys(served: set[str], harmless: set[str]) -> ConfigKeys:
 
 def linears_of(fields: Fields, tensors: Mapping[str, StoredTensor], base: BaseWeights) -> list[str]:
     """Paths of the linears the config targets. Raises AdapterRefused."""
-    targets = fields.targets()
-    if targets.is_expression:
-        raise refuse_expression(targets, tensors, base.modules())
-    return targeted_linears(targets, base)
+    return targeted_linears(fields.targets(), base, tensors)
 
 
 def key(module: str, suffix: str) -> str:

@@ -52,7 +52,7 @@ def plan_svft(
         sites.append(
             SitePlan(
                 module,
-                wanted | {name: (count,) for name in sorted(places)},
+                wanted | dict.fromkeys(sorted(places), (count,)),
                 core_parts(rank, width),
                 partial(
                     _lower, prefix, rank, width, off_diagonals if not has_places else None, module

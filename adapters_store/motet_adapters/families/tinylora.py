@@ -1,4 +1,4 @@
-"""TinyLoRA (arXiv 2602.04118): a few numbers spread over a frozen basis by fixed random matrices."""
+"""TinyLoRA (arXiv 2602.04118): a few numbers, spread over a frozen basis at random."""
 
 from collections.abc import Mapping
 from functools import partial

@@ -5,10 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from motet_adapters import AdapterRefused, AdapterStore, Limits
-from motet_adapters.families.gralora import gralora_factors
-from motet_adapters.families.hra import hra_factors
-from motet_adapters.families.lokr import divided
+from motet_adapters import AdapterStore, Limits
 from peft import (
     DeloraConfig,
     GraloraConfig,
@@ -20,7 +17,6 @@ from peft import (
     TinyLoraConfig,
 )
 from peft.tuners.deft import DeftConfig
-from peft.tuners.lokr.layer import factorization
 
 from tests.support.base_weights import RandomBase
 from tests.support.peft_lowering import base_of, require_equal, tiny_llama, write
