@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 
@@ -42,6 +43,7 @@ class Batch:
     routing: Routing
     attention: AttentionPlan
     logit_index: Tensor  # int64 [>= max(R, 1)]: tokens whose logits are wanted, then padding
+    logit_routing: Routing  # of those tokens
     virtual: tuple[VirtualRow, ...] = ()  # tokens without an id, and what is embedded for them
 
     @property
@@ -68,6 +70,7 @@ class Batch:
             routing=Routing(tuple(columns.segments)),
             attention=layout.ops.plan_attention(columns.attention, layout.block_size, device),
             logit_index=torch.tensor(logit_index, device=device),
+            logit_routing=Routing.from_slots(columns.slots_of(logit_index)),
             virtual=tuple(columns.virtual),
         )
 
@@ -115,6 +118,11 @@ class _Columns:
         for token in range(start, start + missing):
             self.attention.append(AttentionRow(token, 1, 1, (PADDING_BLOCK,)))
         self._extend_segment(0, start)
+
+    def slots_of(self, tokens: SequenceOf[int]) -> list[int]:
+        """The slot that each of these tokens runs on."""
+        starts = [segment.start for segment in self.segments]
+        return [self.segments[bisect_right(starts, token) - 1].slot for token in tokens]
 
     def _extend_segment(self, slot: int, start: int) -> None:
         stop = len(self.input_ids)

@@ -20,7 +20,7 @@ from motet.engine.kv_edits import KvEdit
 from motet.engine.layer_form import find_candidates
 from motet.engine.layers import adopt, put_on_trial
 from motet.engine.linear import AdaptedLinear, CurrentRouting, DenseLinear, LinearGroup
-from motet.engine.lowrank_parts import lowrank_of
+from motet.engine.sites import Sites
 from motet.engine.survey import Survey, survey
 from motet.engine.virtual_tokens import VirtualEmbedding
 
@@ -67,6 +67,10 @@ class PagedModel:
             for path, (out_features, in_features) in base.shapes.items()
         }
         self._groups = self._install(base, found, device)
+        self.input_groups = found.groups
+        self._sites = Sites(
+            self._model, self.tables, ops, self._routing, num_slots=num_slots, device=device
+        )
         self._virtual = VirtualEmbedding(self._model.get_input_embeddings())
         config = self._model.config.get_text_config()
         self.vocab_size: int = config.vocab_size
@@ -82,7 +86,9 @@ class PagedModel:
         self.layer_shapes = found.layers
         self.num_layers = len(found.layers)
         self.num_one_call_layers = 0  # see layers.py; until they have been tried, none is
-        self._candidates = find_candidates(self._model, self._groups, found.layers, self._caches)
+        self._candidates = find_candidates(
+            self._model, self._groups, found.layers, self._caches, self._sites
+        )
 
     @property
     def weight_bytes(self) -> int:
@@ -91,13 +97,8 @@ class PagedModel:
         return sum(dense.values()) + sum(group.num_bytes for group in self._groups.values())
 
     def bind(self, slot: Slot) -> None:
-        """Put a loaded adapter's tensors into the tables, and nothing where it has none."""
-        for path, table in self.tables.items():
-            parts = slot.views.get(path)
-            if parts is None:
-                table.clear(slot.index)
-            else:
-                table.put(slot.index, lowrank_of(parts))
+        """Put a loaded adapter's tensors in their places, and the base's where it has none."""
+        self._sites.bind(slot.index, slot.views)
 
     @torch.inference_mode()
     def edit_kv(self, edits: Sequence[KvEdit]) -> None:
@@ -107,7 +108,7 @@ class PagedModel:
     @torch.inference_mode()
     def forward(self, batch: Batch) -> Tensor:
         """Logits [R, V] of the rows that sample, in the order of `batch.sampling_rows`."""
-        self._routing.set(batch.routing)
+        self._routing.set(batch.routing, batch.logit_routing)
         self._virtual.set(batch.virtual)
         step = PagedStep(self.ops, self._caches, batch.kv_slots, batch.attention, batch.routing)
         output = self._model(
@@ -133,7 +134,8 @@ class PagedModel:
     @torch.inference_mode()
     def plain_logits(self, ids: list[int]) -> Tensor:
         """ids [T] -> [V]: the logits after the last token by transformers' eager attention."""
-        self._routing.set(Routing((Segment(0, 0, len(ids)),)))
+        routing = Routing((Segment(0, 0, len(ids)),))
+        self._routing.set(routing, routing)
         self._virtual.set(())
         self._model.set_attn_implementation("eager")
         try:
@@ -158,8 +160,9 @@ class PagedModel:
                 module = AdaptedLinear(group, member, weights[member].shape)
                 self._model.set_submodule(path, module)
             groups[paths] = group
+        head = self._model.get_output_embeddings()
         for path, module in tuple(self._model.named_modules()):
-            if type(module) is nn.Linear:  # what is left unquantised: the output head
+            if type(module) is nn.Linear and module is not head:  # the head becomes a site
                 self._model.set_submodule(path, DenseLinear(module, self.ops))
         return groups
 

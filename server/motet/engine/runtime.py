@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -118,7 +118,8 @@ def open_runtime(
     difference = _probe(base, model)
     tokenizer = Tokenizer.load(base.directory)
     directory = store_dir or store_directory(settings.data_dir)
-    store = _store(directory, settings, base, ops, dtype, database, changes, require_room)
+    served = replace(base, input_groups=model.input_groups)
+    store = _store(directory, settings, served, ops, dtype, database, changes, require_room)
     doorbell = _Doorbell()
 
     def image(digest: str) -> Image:
