@@ -8,6 +8,7 @@ token's experts in the order in which its router named them: so a token's bits a
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from motet_adapters import SiteParts
@@ -32,7 +33,8 @@ class ExpertsSite:
     def __init__(
         self, module: nn.Module, ops: Ops, routing: CurrentRouting, num_slots: int
     ) -> None:
-        self._module = (module,)  # in a tuple: the module holds this site, not the reverse
+        # In a tuple, lest it count as a part. Any: its class is known by its attributes alone.
+        self._module: tuple[Any] = (module,)
         self._ops = ops
         self._routing = routing
         self.tables: Mapping[str, tuple[SlotTable, ...]] = {

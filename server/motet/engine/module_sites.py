@@ -39,7 +39,7 @@ class NormSite:
                 weight = self._table[slot]
                 if weight is not None:
                     rows = arguments[0][:, start:stop]
-                    own = {"weight": weight.to(module.weight.dtype)}
+                    own = {"weight": weight.to(next(module.parameters()).dtype)}
                     output[:, start:stop] = functional_call(module, own, (rows,))
         finally:
             self._is_inside = False
