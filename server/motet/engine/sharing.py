@@ -77,10 +77,10 @@ class Sharing:
         """For a sequence that is attached, has room and its slot: see to its virtual tokens."""
         if self._lacks_virtual(sequence):
             assert sequence.slot is not None, "virtual tokens come with an adapter"
-            if not stores_keys(sequence.slot):
+            if stores_keys(sequence.slot):
+                self._store(sequence, sequence.slot)
+            else:
                 self._computing[_digest(sequence)] = sequence
-                return
-            self._store(sequence, sequence.slot)
         size = self.pool.block_size
         shared = sequence.shared[-1] if sequence.shared else None
         if shared is not None and shared.partial is not None:
