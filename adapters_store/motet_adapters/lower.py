@@ -63,7 +63,8 @@ def lower(
         require_parts(site.path, site.parts, parts)
         for name, view in views[site.path].tensors.items():
             store_part(view, parts[name], name, site.path)
-        if site.path in linears and parts.keys() & {"a", "bt", "core_values"} == {"a", "bt"}:
+        is_product = parts.keys() & {"a", "bt", "core_values"} == {"a", "bt"}
+        if site.path in linears and is_product and site.activation == "identity":
             update = Update.of(site.path, parts["a"], parts["bt"].t())
             largest = update if largest is None else max(largest, update)
     warnings = () if largest is None else warnings_about(largest, base)
