@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 from motet_adapters.config import read_config
 from motet_adapters.errors import AdapterRefused
 from motet_adapters.families import plan_upload
@@ -26,7 +27,7 @@ class LargeBase(RandomBase):
     """The names of the largest dense models; no weight is asked for."""
 
     def __init__(self) -> None:
-        super().__init__({})
+        super().__init__({}, dense={"model.embed_tokens": torch.empty(8, 16)})
         self._paths = tuple(
             f"model.layers.{layer}.{name}" for layer in range(126) for name in PROJECTIONS
         )

@@ -46,16 +46,6 @@ def tiny_llama() -> LlamaForCausalLM:
     return model
 
 
-def base_of(model: LlamaForCausalLM) -> RandomBase:
-    return RandomBase(
-        {
-            name: module.weight.data
-            for name, module in model.named_modules()
-            if isinstance(module, nn.Linear) and name != "lm_head"
-        }
-    )
-
-
 def randomised(model: PeftModel) -> PeftModel:
     random = torch.Generator().manual_seed(7)
     for name, parameter in model.named_parameters():
@@ -68,7 +58,7 @@ def randomised(model: PeftModel) -> PeftModel:
 
 @pytest.fixture(scope="module")
 def base() -> RandomBase:
-    return base_of(tiny_llama())
+    return RandomBase.of(tiny_llama())
 
 
 @pytest.fixture(scope="module")

@@ -100,10 +100,10 @@ def linear_output(base: RandomBase, module: str, parts: SiteParts, x: Tensor) ->
         u = (found["core_values"] * u[:, found["core_columns"].long()]).sum(dim=-1)
     u = activated(u + found.get("inner_bias", 0 * one), parts.activation)  # type: ignore[arg-type]
     y = z @ base.weight(module).t()
-    bias = base.bias(module)
-    y = y if bias is None else y + bias
     y = y + found.get("delta_gain", one) * (u @ found["bt"])
-    return y * found.get("gain", one) + found.get("bias", 0 * one)
+    y = y * found.get("gain", one) + found.get("bias", 0 * one)
+    bias = base.bias(module)
+    return y if bias is None else y + bias
 
 
 def require_equal(
@@ -111,7 +111,7 @@ def require_equal(
 ) -> None:
     """Raises AssertionError unless every module computes what PEFT's does, and no other is adapted.
 
-    Biases of the base are within PEFT's result, so a gain must have been folded with them.
+    The base's own biases are added after the gain, as the kernels do.
     """
     image = store.image(adapter.digest)
     views = image.views(image.buffer)

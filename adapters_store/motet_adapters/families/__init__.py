@@ -26,17 +26,31 @@ from collections.abc import Mapping
 from motet_adapters.base_weights import BaseWeights
 from motet_adapters.config_fields import Fields
 from motet_adapters.errors import AdapterRefused
+from motet_adapters.families.bdlora import BDLORA
+from motet_adapters.families.bottleneck import BOTTLENECK
+from motet_adapters.families.bottleneck_config import is_of_adapters_library
 from motet_adapters.families.deft import DEFT
 from motet_adapters.families.delora import DELORA
 from motet_adapters.families.family import Family
 from motet_adapters.families.gralora import GRALORA
 from motet_adapters.families.hra import HRA
+from motet_adapters.families.irqlora import IRQLORA
+from motet_adapters.families.kasa import KASA
+from motet_adapters.families.loftq import LOFTQ
 from motet_adapters.families.loha import LOHA
 from motet_adapters.families.lokr import LOKR
-from motet_adapters.families.lora import DORA, LORA, RSLORA
+from motet_adapters.families.lora import ALORA, DORA, PLAIN_LORA, RSLORA
 from motet_adapters.families.lora_xs import LORA_XS
 from motet_adapters.families.miss import MISS
 from motet_adapters.families.nola import NOLA
+from motet_adapters.families.pissa import (
+    CORDA,
+    LORA_GA,
+    MILORA,
+    OLORA,
+    PISSA,
+    PISSA_NITER,
+)
 from motet_adapters.families.plan import AdapterPlan, PartSpec, SitePlan
 from motet_adapters.families.prompt import (
     CARTRIDGE,
@@ -46,6 +60,7 @@ from motet_adapters.families.prompt import (
     PREFIX_TUNING,
     PROMPT_TUNING,
 )
+from motet_adapters.families.qalora import QALORA
 from motet_adapters.families.svf import SVF
 from motet_adapters.families.svft import SVFT
 from motet_adapters.families.tinylora import TINYLORA
@@ -68,9 +83,21 @@ __all__ = [
 FAMILIES: tuple[Family, ...] = (
     NOLA,
     LORA_XS,
+    IRQLORA,
+    PISSA,
+    PISSA_NITER,
+    OLORA,
+    MILORA,
+    CORDA,
+    LORA_GA,
+    LOFTQ,
+    QALORA,
+    BDLORA,
+    KASA,
+    ALORA,
     DORA,
     RSLORA,
-    LORA,
+    *PLAIN_LORA,
     LOHA,
     LOKR,
     HRA,
@@ -83,6 +110,7 @@ FAMILIES: tuple[Family, ...] = (
     PVERA,
     SVF,
     SVFT,
+    BOTTLENECK,
     PROMPT_TUNING,
     P_TUNING,
     CPT,
@@ -106,7 +134,7 @@ def plan_upload(
 
 def find_family(fields: Fields, tensors: Mapping[str, StoredTensor]) -> Family:
     """The family of a config. Raises AdapterRefused, with the file's tensors, if there is none."""
-    peft_type = fields.get("peft_type")
+    peft_type = "" if is_of_adapters_library(fields) else fields.get("peft_type")
     if peft_type is None:
         raise AdapterRefused(
             f"{CONFIG_FILE} has no peft_type: it is not a config that PEFT wrote.", "peft_type"

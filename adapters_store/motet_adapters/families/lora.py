@@ -1,70 +1,120 @@
-"""LoRA (arXiv 2106.09685), rsLoRA (arXiv 2312.03732) and DoRA (arXiv 2402.09353)."""
+"""The families whose peft_type is LORA: a product of two factors on linears, and what PEFT saves
+beside it."""
 
-from collections.abc import Mapping
-from functools import partial
-
-from torch import Tensor
+from collections.abc import Mapping, Sequence
 
 from motet_adapters.base_weights import BaseWeights
 from motet_adapters.config_fields import Fields
-from motet_adapters.dora import dora_gain
-from motet_adapters.expansion import refuse_expression
+from motet_adapters.errors import AdapterRefused
+from motet_adapters.families.combined import combined
 from motet_adapters.families.config_keys import is_set
-from motet_adapters.families.family import Family
-from motet_adapters.families.lora_config import KEYS, LoraSettings, lora_settings
-from motet_adapters.families.modules import targeted_linears
-from motet_adapters.families.plan import AdapterPlan, PartSpec, Read, SitePlan
+from motet_adapters.families.family import Family, Plan
+from motet_adapters.families.lora_config import KEYS, LoraSettings, init_name, lora_settings
+from motet_adapters.families.lora_embedding import embedding_site
+from motet_adapters.families.lora_factors import Linear, Prepare, plain
+from motet_adapters.families.lora_linear import lora_site
+from motet_adapters.families.modules import targeted_modules
+from motet_adapters.families.plan import AdapterPlan, SitePlan
+from motet_adapters.families.saved_modules import saved_sites
+from motet_adapters.families.trained_biases import bias_sites
+from motet_adapters.families.trained_tokens import token_sites
 from motet_adapters.key_hints import KEY_PREFIX
 from motet_adapters.limits import Limits
 from motet_adapters.safetensors_file import StoredTensor
 
-_A, _B, _MAGNITUDE = ".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector"
+_INVOCATION = "alora_invocation_tokens"
+# PEFT changes these for the whole sequence; aLoRA leaves the base alone before its invocation.
+_NOT_WITH_INVOCATION = ("modules_to_save", "trainable_token_indices")
 
 
-def plan_lora(
-    fields: Fields, tensors: Mapping[str, StoredTensor], base: BaseWeights, limits: Limits
-) -> AdapterPlan:
-    settings = lora_settings(fields, limits)
-    if settings.targets.is_expression:
-        raise refuse_expression(settings.targets, tensors, base.modules())
-    modules = targeted_linears(settings.targets, base)
-    return AdapterPlan(
-        settings.kind, tuple(_site(settings, tensors, base, module) for module in modules)
+def lora_plan(prepare: Prepare, kind: str | None = None, *warnings: str) -> Plan:
+    """The plan of a family that differs from LoRA in its factors. kind: None: LoRA's own.
+
+    warnings: told to everybody who uploads one.
+    """
+
+    def plan(
+        fields: Fields, tensors: Mapping[str, StoredTensor], base: BaseWeights, limits: Limits
+    ) -> AdapterPlan:
+        settings = lora_settings(fields, limits)
+        invocation = _invocation(fields, settings, base)
+        factors = prepare(fields, settings, base)
+        targets = _targets(fields, settings, tensors, base)
+        sites: list[SitePlan] = []
+        for path in targets:
+            if path == base.embedding()[0]:
+                sites.append(embedding_site(settings, tensors, base))
+            else:
+                linear = _linear(path, base)
+                sites.append(lora_site(settings, linear, factors(linear), tensors, base))
+        sites += bias_sites(settings.bias, frozenset(targets), base)
+        tie_weights = fields.flag("ensure_weight_tying")
+        sites += saved_sites(fields.names("modules_to_save"), base, tie_weights=tie_weights)
+        sites += token_sites(fields, base)
+        found = combined(sites, base)
+        return AdapterPlan(
+            kind or settings.kind,
+            found,
+            copies=_copies(found, tensors, base),
+            invocation_tokens=invocation,
+            warnings=(*warnings, *_warnings(settings, targets)),
+        )
+
+    return plan
+
+
+def _targets(
+    fields: Fields,
+    settings: LoraSettings,
+    tensors: Mapping[str, StoredTensor],
+    base: BaseWeights,
+) -> list[str]:
+    embedding, (head, _, is_tied) = base.embedding()[0], base.head()
+    found = targeted_modules(settings.targets, base.modules(), tensors, (embedding, head))
+    if fields.flag("ensure_weight_tying") and is_tied and embedding in found and head not in found:
+        found.append(head)  # the embedding's factors transposed, which PEFT saves again
+    return found
+
+
+def _linear(path: str, base: BaseWeights) -> Linear:
+    return Linear(path, *(base.head()[1] if path == base.head()[0] else base.shape(path)))
+
+
+def _copies(
+    sites: Sequence[SitePlan], tensors: Mapping[str, StoredTensor], base: BaseWeights
+) -> dict[str, str]:
+    """PEFT saves the base's own embedding and head beside adapters on them, if only to be sure."""
+    wanted = {name for site in sites for name in site.tensors}
+    found = {}
+    for path in (base.embedding()[0], base.head()[0]):
+        for inner in ("", ".base_layer"):
+            name = f"{KEY_PREFIX}{path}{inner}.weight"
+            if name in tensors and name not in wanted:
+                found[name] = path
+    return found
+
+
+def _invocation(fields: Fields, settings: LoraSettings, base: BaseWeights) -> tuple[int, ...]:
+    tokens = fields.numbers(_INVOCATION, base.embedding()[1][0] - 1)
+    together = [key for key in _NOT_WITH_INVOCATION if is_set(fields, key)]
+    if settings.bias != "none":
+        together.append("bias")
+    if tokens and together:
+        raise AdapterRefused(
+            f"{together[0]} is set beside {_INVOCATION}. It would change the tokens before the "
+            "invocation too, which aLoRA leaves to the base: train without it.",
+            together[0],
+        )
+    return tokens
+
+
+def _warnings(settings: LoraSettings, targets: Sequence[str]) -> tuple[str, ...]:
+    if not settings.targets.is_expression:
+        return ()
+    return (
+        "target_modules or exclude_modules is an expression, which is never run: adapted are the "
+        f"{len(targets)} modules that the file has tensors for.",
     )
-
-
-def _site(
-    settings: LoraSettings, tensors: Mapping[str, StoredTensor], base: BaseWeights, module: str
-) -> SitePlan:
-    out_features, in_features = base.shape(module)
-    rank = settings.rank_of(module)
-    scale = settings.scale_of(module, rank)
-    a, b = f"{KEY_PREFIX}{module}{_A}", f"{KEY_PREFIX}{module}{_B}"
-    wanted: dict[str, tuple[int, ...]] = {a: (rank, in_features), b: (out_features, rank)}
-    parts = {"a": PartSpec((rank, in_features)), "bt": PartSpec((rank, out_features))}
-    magnitude = None
-    if settings.use_dora:
-        magnitude = _magnitude(module, tensors)
-        wanted[magnitude] = (out_features,)
-        parts["gain"] = PartSpec((out_features,))
-
-    return SitePlan(module, wanted, parts, partial(_lower, base, module, a, b, scale, magnitude))
-
-
-def _lower(
-    base: BaseWeights, module: str, a: str, b: str, scale: float, magnitude: str | None, read: Read
-) -> dict[str, Tensor]:
-    factors = read(a), read(b) * scale
-    parts = {"a": factors[0], "bt": factors[1].t()}
-    if magnitude is not None:
-        parts["gain"] = dora_gain(base.weight(module), *factors, read(magnitude))
-    return parts
-
-
-def _magnitude(module: str, tensors: Mapping[str, StoredTensor]) -> str:
-    name = f"{KEY_PREFIX}{module}{_MAGNITUDE}"
-    # PEFT writes the short name and loads both.
-    return f"{name}.weight" if name not in tensors and f"{name}.weight" in tensors else name
 
 
 DORA = Family(
@@ -78,8 +128,23 @@ DORA = Family(
     memory="r (K + N) + N",
     paper_url="https://arxiv.org/abs/2402.09353",
     keys=KEYS,
-    plan=plan_lora,
+    plan=lora_plan(plain),
     claims=lambda fields: is_set(fields, "use_dora"),
+)
+
+ALORA = Family(
+    name="alora",
+    title="aLoRA",
+    peft_type="LORA",
+    status="served",
+    formula="LoRA from the last invocation sequence on, the base before it",
+    lowering="as LoRA; the rows before the invocation run on the base, whose cache they share",
+    rank_after="r",
+    memory="r (K + N)",
+    paper_url="https://arxiv.org/abs/2504.12397",
+    keys=KEYS,
+    plan=lora_plan(plain, "alora"),
+    claims=lambda fields: is_set(fields, _INVOCATION),
 )
 
 RSLORA = Family(
@@ -93,20 +158,59 @@ RSLORA = Family(
     memory="r (K + N)",
     paper_url="https://arxiv.org/abs/2312.03732",
     keys=KEYS,
-    plan=plan_lora,
+    plan=lora_plan(plain),
     claims=lambda fields: is_set(fields, "use_rslora"),
 )
 
-LORA = Family(
-    name="lora",
-    title="LoRA",
-    peft_type="LORA",
-    status="served",
-    formula="y = W x + b + alpha / r B A x",
-    lowering="a = A, b = alpha / r B",
-    rank_after="r",
-    memory="r (K + N)",
-    paper_url="https://arxiv.org/abs/2106.09685",
-    keys=KEYS,
-    plan=plan_lora,
+
+def _lora(name: str, title: str, paper_url: str, *inits: str, certain: bool = True) -> Family:
+    """A family that is LoRA once it is saved. certain: False: nothing in the file tells them apart,
+    and LoRA's own row claims it."""
+    return Family(
+        name=name,
+        title=title,
+        peft_type="LORA",
+        status="served",
+        formula="y = W x + b + alpha / r B A x",
+        lowering="a = A, b = alpha / r B",
+        rank_after="r",
+        memory="r (K + N)",
+        paper_url=paper_url,
+        keys=KEYS,
+        plan=lora_plan(plain),
+        claims=lambda fields: certain and init_name(fields) in inits,
+    )
+
+
+PLAIN_LORA = (
+    _lora("eva", "EVA", "https://arxiv.org/abs/2410.07170", "eva"),
+    _lora("mica", "MiCA", "https://arxiv.org/abs/2604.01694", "mica"),
+    _lora(
+        "orthogonal-lora",
+        "LoRA, orthogonal initialisation",
+        "https://huggingface.co/docs/peft/developer_guides/lora",
+        "orthogonal",
+    ),
+    _lora(
+        "gaussian-lora",
+        "LoRA, Gaussian initialisation",
+        "https://arxiv.org/abs/2106.09685",
+        "gaussian",
+    ),
+    _lora("lora-plus", "LoRA+", "https://arxiv.org/abs/2402.12354", certain=False),
+    _lora("qlora", "QLoRA", "https://arxiv.org/abs/2305.14314", certain=False),
+    _lora("modulora", "ModuLoRA", "https://arxiv.org/abs/2309.16119", certain=False),
+    Family(
+        name="lora",
+        title="LoRA",
+        peft_type="LORA",
+        status="served",
+        formula="y = W x + b + alpha / r B A x",
+        lowering="a = A, b = alpha / r B",
+        rank_after="r",
+        memory="r (K + N)",
+        paper_url="https://arxiv.org/abs/2106.09685",
+        keys=KEYS,
+        plan=lora_plan(plain),
+    ),
 )

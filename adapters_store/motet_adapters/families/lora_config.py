@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from motet_adapters.config_fields import Fields
 from motet_adapters.errors import AdapterRefused
-from motet_adapters.families.config_keys import COMMON, TARGETS, ConfigKeys
+from motet_adapters.families.config_keys import COMMON, TARGETS, ConfigKeys, is_set
 from motet_adapters.limits import Limits
 from motet_adapters.names import quoted
 from motet_adapters.patterns import Pattern
@@ -22,64 +22,65 @@ KEYS = ConfigKeys(
         "init_lora_weights",
         "rank_pattern",
         "alpha_pattern",
+        "fan_in_fan_out",
+        "lora_bias",
+        "modules_to_save",
+        "trainable_token_indices",
+        "target_parameters",
+        "ensure_weight_tying",
+        "alora_invocation_tokens",
+        "use_qalora",
+        "qalora_group_size",
+        "use_bdlora",
+        "kasa_config",
+        "loftq_config",
     },
     harmless=COMMON
     | {
         "lora_dropout",
         "megatron_core",
-        "qalora_group_size",
-        "loftq_config",
         "eva_config",
         "corda_config",
         "lora_ga_config",
         "velora_config",
         "runtime_config",
-        "ensure_weight_tying",
         "merge_weights",
     },
     refused={
-        "modules_to_save": (
-            "whole modules trained beside the adapter are not served; train without modules_to_save"
-        ),
-        "trainable_token_indices": (
-            "trained token embeddings are not served; train without trainable_token_indices"
-        ),
-        "target_parameters": (
-            "adapters on bare parameters are not served; target linear modules by target_modules"
-        ),
         "layer_replication": ("replicated layers are not served; train on the base's own layers"),
         "megatron_config": (
             "Megatron's parallel linears are not served; train without megatron_config"
         ),
-        "alora_invocation_tokens": "activated LoRA (aLoRA) is not served; train without it",
-        "kasa_config": "KaSA changes the base weight; convert it to plain LoRA or train without it",
         "monteclora_config": "MonteCLoRA is not served; train without monteclora_config",
-        "use_bdlora": "block-diagonal LoRA (BD-LoRA) is not served; train without use_bdlora",
         "arrow_config": "Arrow routing is not served; upload the routed adapters one by one",
-        "use_qalora": "QA-LoRA is not served; train without use_qalora",
-        "lora_bias": "a bias beside lora_B is not served; train with lora_bias=False",
-        "fan_in_fan_out": (
-            "transposed weights (Conv1D) are not served; train with fan_in_fan_out=False on linears"
-        ),
         "enable_lora": (
             "merged linears of old PEFT versions are not served; train with a current PEFT"
         ),
     },
 )
 
-_HARMLESS_INITS = frozenset({"gaussian", "eva", "orthogonal", "mica"})
-_MUTATING_INITS = ("pissa", "olora", "milora", "corda", "lora_ga")
-_MAX_ALPHA = 1e9  # far above any in use; keeps the scale finite in float32
+MAX_ALPHA = 1e9
+"""Far above any in use; keeps the scale finite in float32."""
+
+PLAIN_INITS = frozenset({"", "gaussian", "eva", "orthogonal", "mica"})
+"""init_lora_weights that left the base weight as it was."""
+
+_BIASES = ("none", "all", "lora_only")
+# Of the LORA families these change the computation, and PEFT lets at most one of them be.
+_VARIANTS = ("use_dora", "use_qalora", "use_bdlora", "kasa_config", "alora_invocation_tokens")
 
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """What a LoRA or DoRA config says about the computation, and nothing else."""
+    """What a config of the LORA families says about the computation, and nothing else."""
 
     rank: int
     alpha: float
     use_rslora: bool
     use_dora: bool
+    lora_bias: bool
+    bias: str  # "none", "all" or "lora_only"
+    init: str  # init_lora_weights in lower case; "": true or false
     targets: TargetSpec
     rank_pattern: Pattern[int]
     alpha_pattern: Pattern[float]
@@ -101,50 +102,59 @@ class LoraSettings:
 
 def lora_settings(fields: Fields, limits: Limits) -> LoraSettings:
     """Raises AdapterRefused, with the key at fault as `param`."""
-    _require_plain_init(fields.get("init_lora_weights", True))
-    if fields.get("bias", "none") != "none":
-        raise AdapterRefused(
-            f"bias={quoted(fields.get('bias'))} is not served: train with bias='none'.", "bias"
-        )
+    _require_one_variant(fields)
+    bias = fields.get("bias", "none")
+    if bias not in _BIASES:
+        raise AdapterRefused(f"bias is {quoted(bias)}; use one of {', '.join(_BIASES)}.", "bias")
+    # PEFT itself clears it for linears, whose weights lie as ours do.
+    fields.flag("fan_in_fan_out")
 
     def rank(value: object, param: str) -> int:
         return fields.integer(value, param, 1, limits.max_rank)
 
     def alpha(value: object, param: str) -> float:
-        return fields.positive(value, param, _MAX_ALPHA)
+        return fields.positive(value, param, MAX_ALPHA)
 
     return LoraSettings(
         rank=rank(fields.get("r", 8), "r"),
         alpha=alpha(fields.get("lora_alpha", 8), "lora_alpha"),
         use_rslora=fields.flag("use_rslora"),
         use_dora=fields.flag("use_dora"),
+        lora_bias=fields.flag("lora_bias"),
+        bias=str(bias),
+        init=init_name(fields),
         targets=fields.targets(),
         rank_pattern=fields.pattern("rank_pattern", rank),
         alpha_pattern=fields.pattern("alpha_pattern", alpha),
     )
 
 
-def _require_plain_init(init: object) -> None:
+def init_name(fields: Fields) -> str:
+    """init_lora_weights in lower case; "" for true and false. Raises AdapterRefused for others."""
+    init = fields.get("init_lora_weights", True)
     if isinstance(init, bool):
-        return
-    name = init.lower() if isinstance(init, str) else ""
-    if name in _HARMLESS_INITS:
-        return
-    if name.startswith(_MUTATING_INITS):
+        return ""
+    if not isinstance(init, str):
         raise AdapterRefused(
-            f"init_lora_weights={quoted(init)} changed the base weight in training, so the "
-            "adapter is only right on that base. Convert it to plain LoRA: model.save_pretrained("
-            "directory, path_initial_model_for_weight_conversion=...).",
+            f"init_lora_weights is {quoted(init)}; use true, or the name of an initialisation.",
             "init_lora_weights",
         )
-    if name == "loftq":
+    return init.lower()
+
+
+def _require_one_variant(fields: Fields) -> None:
+    found = [key for key in _VARIANTS if is_set(fields, key)]
+    if found and found[0] != "use_dora" and init_name(fields) not in PLAIN_INITS:
+        found.append("init_lora_weights")
+    if len(found) > 1:
         raise AdapterRefused(
-            "init_lora_weights='loftq' was trained on a base that LoftQ quantised itself. Start "
-            "from the NF4 base with peft.replace_lora_weights_loftq instead.",
-            "init_lora_weights",
+            f"{found[0]} and {found[1]} are both set, which PEFT does not combine. Keep the one "
+            "that was trained.",
+            found[1],
         )
-    raise AdapterRefused(
-        f"init_lora_weights={quoted(init)} is not known. Use true or 'gaussian' if the base "
-        "weights were left as they are.",
-        "init_lora_weights",
-    )
+    if found and found[0] == "use_dora" and fields.flag("lora_bias"):
+        raise AdapterRefused(
+            "use_dora and lora_bias are both set, which PEFT does not combine. Keep the one that "
+            "was trained.",
+            "lora_bias",
+        )

@@ -96,6 +96,8 @@ class AdapterPlan:
     """By the name that the sites' `bases` know them by."""
     ignored: frozenset[str] = frozenset()
     """Names of tensors in the file that say nothing about the adapter."""
+    copies: Mapping[str, str] = field(default_factory=dict)
+    """Tensors that must be the base's own weight, by the path of that (see `BaseWeights.dense`)."""
     num_virtual_tokens: int = 0
     """Positions that the adapter puts before every prompt."""
     invocation_tokens: tuple[int, ...] = ()
