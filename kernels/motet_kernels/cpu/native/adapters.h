@@ -50,6 +50,36 @@ inline void shrink_tokens(
     }
 }
 
+// totals += B u for `tokens` rows of one slot.
+template <class T, int tokens>
+inline void expand_tile(
+    const SlotPointers& slot, const Block& block, const float* u, Pair (&totals)[tokens]) {
+    const T* bt = reinterpret_cast<const T*>(slot.bt) + block.column;
+    for (int64_t r = 0; r < slot.rank; r++) {
+        const Pair b = load_block(bt + r * block.num_columns, block.width);
+        for (int i = 0; i < tokens; i++) {
+            const Floats factor = splat(u[i * slot.rank + r]);
+            totals[i] = {
+                fma(factor, b.first, totals[i].first), fma(factor, b.second, totals[i].second)};
+        }
+    }
+}
+
+// totals = delta_gain * B u on top of the tile. By itself, lest plain adapters pay for it.
+template <class T, int tokens>
+__attribute__((noinline)) void expand_scaled(
+    const SlotPointers& slot, const Block& block, const float (*tile)[kBlockWidth],
+    const float* u, Pair (&totals)[tokens]) {
+    for (Pair& total : totals) total = {splat(0.0f), splat(0.0f)};
+    expand_tile<T, tokens>(slot, block, u, totals);
+    const T* gains = reinterpret_cast<const T*>(slot.delta_gain) + block.column;
+    const Pair gain = load_block(gains, block.width);
+    for (int i = 0; i < tokens; i++)
+        totals[i] = {
+            fma(gain.first, totals[i].first, load(tile[i])),
+            fma(gain.second, totals[i].second, load(tile[i] + 16))};
+}
+
 // Everything after W x for `tokens` rows of a tile that run on one slot (or on the base).
 template <class T, int tokens>
 inline void finish_tile(
@@ -57,28 +87,11 @@ inline void finish_tile(
     const float (*tile)[kBlockWidth], const float* u, T* y, const T* residual, int64_t y_stride) {
     const int width = block.width;
     Pair totals[tokens];
-    for (int i = 0; i < tokens; i++) {
-        if (slot.delta_gain)
-            totals[i] = {splat(0.0f), splat(0.0f)};
-        else
-            totals[i] = {load(tile[i]), load(tile[i] + 16)};
-    }
-    const T* bt = reinterpret_cast<const T*>(slot.bt) + block.column;
-    for (int64_t r = 0; r < slot.rank; r++) {
-        const Pair b = load_block(bt + r * block.num_columns, width);
-        for (int i = 0; i < tokens; i++) {
-            const Floats factor = splat(u[i * slot.rank + r]);
-            totals[i] = {
-                fma(factor, b.first, totals[i].first), fma(factor, b.second, totals[i].second)};
-        }
-    }
     if (slot.delta_gain) {
-        const T* gains = reinterpret_cast<const T*>(slot.delta_gain) + block.column;
-        const Pair gain = load_block(gains, width);
-        for (int i = 0; i < tokens; i++)
-            totals[i] = {
-                fma(gain.first, totals[i].first, load(tile[i])),
-                fma(gain.second, totals[i].second, load(tile[i] + 16))};
+        expand_scaled<T, tokens>(slot, block, tile, u, totals);
+    } else {
+        for (int i = 0; i < tokens; i++) totals[i] = {load(tile[i]), load(tile[i] + 16)};
+        expand_tile<T, tokens>(slot, block, u, totals);
     }
     if (slot.gain) {
         const Pair gain = load_block(reinterpret_cast<const T*>(slot.gain) + block.column, width);
