@@ -38,7 +38,9 @@ class Script:
 
     @property
     def num_tokens(self) -> int:
-        return len(self.prompt) + len(self.answer)
+        """Positions: the adapter's virtual tokens are counted too."""
+        num_virtual = self.adapter.num_virtual_tokens if self.adapter else 0
+        return num_virtual + len(self.prompt) + len(self.answer)
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ class _PatientArena:
 def alone(script: Script, block_size: int) -> Conditions:
     """By itself, the prompt in one piece, on one thread."""
     limits = StepLimits(1, len(script.prompt) + 1, len(script.prompt))
-    return Conditions((0,), 1, limits, -(-(script.num_tokens + 1) // block_size))
+    return Conditions((0,), 1, limits, _least_blocks([script], block_size))
 
 
 def draw_conditions(seed: int, scripts: Sequence[Script], block_size: int) -> Conditions:
@@ -157,14 +159,22 @@ def draw_conditions(seed: int, scripts: Sequence[Script], block_size: int) -> Co
     max_num_seqs = draw.randint(2, 24)
     chunk_len = draw.choice((1, 2, 3, 5, 8, 16, 33, 64))
     max_batch_tokens = max_num_seqs + chunk_len + draw.randrange(200)
-    longest = max(script.num_tokens + 1 for script in scripts)
     half = sum(script.num_tokens // block_size + 1 for script in scripts) // 2
     return Conditions(
         joins=tuple(draw.randrange(8) for _ in scripts),
         num_threads=draw.choice((1, 1, 1, 2, 3)),
         limits=StepLimits(max_num_seqs, max_batch_tokens, chunk_len),
-        num_blocks=-(-longest // block_size) + draw.randint(0, half),
+        num_blocks=_least_blocks(scripts, block_size) + draw.randint(0, half),
         prefix_scope=draw.choice(("off", "tenant")),
+    )
+
+
+def _least_blocks(scripts: Sequence[Script], block_size: int) -> int:
+    """For the longest alone. Virtual tokens that fill no whole block have one of their own."""
+    return max(
+        -(-(script.num_tokens + 1) // block_size)
+        + bool(script.adapter and script.adapter.num_virtual_tokens % block_size)
+        for script in scripts
     )
 
 

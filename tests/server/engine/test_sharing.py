@@ -279,6 +279,22 @@ def test_alora_shares_the_bases_blocks_before_its_invocation() -> None:
     assert third.num_cached == 0
 
 
+def test_alora_shares_no_stretch_that_it_begins_in_elsewhere() -> None:
+    """The same tokens up to 12: the first begins at 11, by a token behind the stretch."""
+    begun = [10, 10, 10, *INVOCATION, *[10] * 6, 7]
+    first, second = (
+        sequence(0, [*begun, 8, *[10] * 17], "alora"),
+        sequence(1, [*begun, 9, *[10] * 17], "alora"),
+    )
+    assert [first.adapted_from, second.adapted_from] == [11, 3]
+    house = House()
+    house.add(first)
+    house.run()
+    house.add(second)
+    house.run()
+    assert second.num_cached == 0
+
+
 def test_alora_begins_at_the_last_invocation_of_the_prompt() -> None:
     """And never where there is none, whatever is generated."""
     assert sequence(0, [7, 8, 1, 7, 8, 7], "alora").adapted_from == 3
@@ -288,10 +304,10 @@ def test_alora_begins_at_the_last_invocation_of_the_prompt() -> None:
 
 def test_virtual_tokens_are_computed_by_one_while_the_others_wait() -> None:
     house = House()
-    house.add(*(sequence(arrival, [1, 2], "long") for arrival in range(3)))
+    house.add(*(sequence(arrival, [1, 2], "prompt") for arrival in range(3)))
     assert {row.sequence.arrival for row in house.step().rows} == {0}
     house.run()
-    assert house.num_computed == 16 + 3 * (2 + 3)
+    assert house.num_computed == 5 + 3 * (2 + 3)
 
 
 def test_if_the_one_who_computes_them_goes_the_next_one_does() -> None:
@@ -313,6 +329,16 @@ def test_stored_virtual_tokens_are_stored_once_and_never_computed() -> None:
     house.run()
     assert house.num_computed == 3 * (2 + 3)
     assert house.cache.num_blocks == 2
+
+
+def test_the_copy_of_a_partial_block_counts_as_room() -> None:
+    """As `Engine.max_len` counts it: what it allows has room, and no more is let in."""
+    house = House(num_blocks=4)
+    house.add(sequence(0, range(9), "prefix"))
+    assert house.step().rows == ()
+    house.scheduler.remove(house.scheduler.waiting[0])
+    house.add(sequence(1, range(3), "prefix", max_tokens=3))
+    house.run()
 
 
 def test_what_is_departed_is_forgotten() -> None:
