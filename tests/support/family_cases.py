@@ -53,7 +53,6 @@ ON_THE_DEQUANTISED: Mapping[str, Callable[[], PeftConfig]] = {
     "orthogonal-lora": lambda: _lora(init_lora_weights="orthogonal"),
     "gaussian-lora": lambda: _lora(init_lora_weights="gaussian"),
     "alora": lambda: _lora(alora_invocation_tokens=list(INVOCATION)),
-    "qalora": lambda: _lora(use_qalora=True, qalora_group_size=16),
     "bdlora": lambda: _lora(
         use_bdlora=BdLoraConfig(
             target_modules_bd_a=["o_proj", "down"],

@@ -40,6 +40,23 @@ def milora(base: QuantizedBase, seed: int) -> Made:
     return AdapterFiles(_lora_config("q_proj", rank, alpha, "milora"), tensors), deltas
 
 
+def qalora(base: QuantizedBase, seed: int) -> Made:
+    """Xu et al. 2023, arXiv 2309.14717, as PEFT 0.21 computes it on a GPTQ linear: A sees the mean
+    of each group of inputs, times the number of groups."""
+    random = torch.Generator().manual_seed(seed)
+    tensors, deltas, rank, alpha, size = {}, {}, 4, 6, 16
+    for module in _modules(base, "q_proj"):
+        n, k = base.shape(module)
+        a = torch.randn(rank, k // size, generator=random) * 0.2
+        b = torch.randn(n, rank, generator=random) * 0.2
+        tensors[f"{PREFIX}{module}.lora_A.weight"] = a
+        tensors[f"{PREFIX}{module}.lora_B.weight"] = b
+        mean = torch.eye(k // size).repeat_interleave(size, 1) / size  # [groups, K]
+        deltas[module] = alpha / rank * b @ a @ mean * (k / size)
+    config = _lora_config("q_proj", rank, alpha, True)
+    return AdapterFiles(config | {"use_qalora": True, "qalora_group_size": size}, tensors), deltas
+
+
 def lora_xs(base: QuantizedBase, seed: int) -> Made:
     """Balazy et al. 2024, arXiv 2405.17604: s B R A with A and B from the weight's SVD."""
     random = torch.Generator().manual_seed(seed)
@@ -83,6 +100,7 @@ def _lora_config(target: str, rank: int, alpha: int, init: object) -> dict[str, 
 
 PUBLISHED: Mapping[str, Callable[[QuantizedBase, int], Made]] = {
     "milora": milora,
+    "qalora": qalora,
     "lora-xs": lora_xs,
     "svf": svf,
 }
