@@ -21,6 +21,7 @@ from motet.engine.cores import compute_with
 from motet.engine.delivery import Delivery
 from motet.engine.model import PagedModel
 from motet.engine.request import Event, FinishReason, Request
+from motet.engine.request_bounds import RequestBounds
 from motet.engine.sampler import Sampled, Sampler, SampleRow, TokenCounts
 from motet.engine.scheduler import Row, Scheduler, StepLimits
 from motet.engine.sequence import Sequence
@@ -67,6 +68,7 @@ class Engine:
         self._sampler = sampler
         self._blocks = BlockPool(model.num_blocks, model.layout.block_size)
         self._scheduler = Scheduler(self._blocks, arena, limits, prefix_scope)
+        self._bounds = RequestBounds.of(model)
         self._max_waiting = max_waiting
         self._bindings = Bindings(model.bind)
         self._live: dict[str, Sequence] = {}
@@ -94,16 +96,11 @@ class Engine:
 
     def max_len(self, adapter: Adapter | None) -> int:
         """The same of a request on this adapter: its virtual tokens take positions too."""
-        num_virtual = adapter.num_virtual_tokens if adapter else 0
-        size = self._blocks.block_size
-        # where they end within a block, the adapter keeps a copy of it
-        num_blocks = self._blocks.num_blocks - bool(num_virtual % size)
-        positions = min(self._model.max_positions, num_blocks * size) - num_virtual
-        return max(min(self._model.max_model_len, positions), 0)
+        return self._bounds.max_len(adapter)
 
     @property
     def vocab_size(self) -> int:
-        return self._model.vocab_size
+        return self._bounds.vocab_size
 
     @property
     def healthy(self) -> bool:
@@ -129,7 +126,9 @@ class Engine:
         Raises RequestRefused if it can never run, EngineBusy if too many wait, EngineStopped if
         the engine is draining, stopped or broken. Whatever is raised, no event follows.
         """
-        self._check(request)
+        if not self.healthy:
+            raise EngineStopped("the engine is not running")
+        self._bounds.check(request)
         sequence = self._sequence(request, deliver)
         with self._changed:
             if not self._accepting:
@@ -329,31 +328,6 @@ class Engine:
         self._steps_by_num_adapters[len(adapters)] += 1
 
     # at submission, on the caller's thread
-
-    def _check(self, request: Request) -> None:
-        if not self.healthy:
-            raise EngineStopped("the engine is not running")
-        outside = [token for token in request.prompt if token >= self.vocab_size]
-        if outside:
-            raise RequestRefused(
-                f"token id {outside[0]} is outside the vocabulary of {self.vocab_size}",
-                param="prompt",
-            )
-        try:
-            request.params.check_vocabulary(self.vocab_size)
-        except ValueError as error:
-            raise RequestRefused(str(error)) from error
-        total = len(request.prompt) + request.params.max_tokens
-        longest = self.max_len(request.adapter)
-        if total > longest:
-            of_adapter = "" if longest == self.max_model_len else " with this adapter"
-            raise RequestRefused(
-                f"the prompt has {len(request.prompt)} tokens and max_tokens is "
-                f"{request.params.max_tokens}, together {total}; this server's limit{of_adapter} "
-                f"is {longest}: shorten the prompt or lower max_tokens",
-                code="context_length_exceeded",
-                param="prompt",
-            )
 
     def _sequence(self, request: Request, deliver: Callable[[Event], None]) -> Sequence:
         request = replace(request, params=request.params.seeded())

@@ -32,7 +32,7 @@ class Sharing:
         self.num_cached_tokens = 0  # prompt tokens that were found and not computed
         self._grain = math.lcm(chunk_len, pool.block_size)
         self._scope = scope
-        self._computing: dict[str, Sequence] = {}  # whoever computes an adapter's virtual tokens
+        self._computing: dict[bytes, Sequence] = {}  # whoever computes virtual tokens, by their key
         self._edits: list[KvEdit] = []
 
     @property
@@ -71,7 +71,7 @@ class Sharing:
 
     def must_wait(self, sequence: Sequence) -> bool:
         """Whether somebody is just computing the virtual tokens that this sequence needs."""
-        return self._lacks_virtual(sequence) and _digest(sequence) in self._computing
+        return self._lacks_virtual(sequence) and _virtual_key(sequence) in self._computing
 
     def begin(self, sequence: Sequence) -> None:
         """For a sequence that is attached, has room and its slot: see to its virtual tokens."""
@@ -80,7 +80,7 @@ class Sharing:
             if stores_keys(sequence.slot):
                 self._store(sequence, sequence.slot)
             else:
-                self._computing[_digest(sequence)] = sequence
+                self._computing[_virtual_key(sequence)] = sequence
         size = self.pool.block_size
         shared = sequence.shared[-1] if sequence.shared else None
         if shared is not None and shared.partial is not None:
@@ -121,8 +121,8 @@ class Sharing:
         sequence.shared.clear()
         sequence.blocks.clear()
         sequence.num_computed = 0
-        if self._computing.get(_digest(sequence)) is sequence:
-            del self._computing[_digest(sequence)]
+        if self._computing.get(_virtual_key(sequence)) is sequence:
+            del self._computing[_virtual_key(sequence)]
 
     def forget_adapters(self, digests: Iterable[str]) -> None:
         """Forget all that was computed with these adapters, or stored for them."""
@@ -214,7 +214,7 @@ class Sharing:
             key, sequence.blocks[:full], digest, partial[0] if partial else None
         )
         sequence.shared.append(shared)
-        self._computing.pop(digest, None)
+        self._computing.pop(key, None)
         return True
 
 
@@ -228,5 +228,6 @@ def _digest(sequence: Sequence) -> str:
 
 
 def _virtual_key(sequence: Sequence) -> bytes:
-    """No SHA-256 has this length, so it is no prompt's key."""
-    return f"virtual {_digest(sequence)}".encode()
+    """Of one tenant's adapter, though the same file may be another's too. No SHA-256 has this
+    length, so it is no prompt's key."""
+    return f"virtual {_digest(sequence)} {sequence.request.tenant}".encode()

@@ -258,6 +258,15 @@ def test_nothing_is_shared_with_another_tenant() -> None:
     assert second.num_cached == 0
 
 
+def test_virtual_tokens_are_not_shared_with_another_tenant() -> None:
+    """Who has uploaded the same file: by the time it takes, nobody can tell."""
+    house = House()
+    for arrival, tenant in enumerate("tu"):
+        house.add(sequence(arrival, [1, 2], "prompt", max_tokens=1, tenant=tenant))
+        house.run()
+    assert house.num_computed == 2 * (5 + 2)
+
+
 def test_nothing_is_shared_where_it_is_off() -> None:
     house = House(scope="off")
     house.add(sequence(0, range(30)))
