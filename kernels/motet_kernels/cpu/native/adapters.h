@@ -50,9 +50,9 @@ inline void shrink_tokens(
     }
 }
 
-// totals += B u for `tokens` rows of one slot.
+// totals += B u for `tokens` rows of one slot. A call would keep the totals in memory.
 template <class T, int tokens>
-inline void expand_tile(
+__attribute__((always_inline)) inline void expand_tile(
     const SlotPointers& slot, const Block& block, const float* u, Pair (&totals)[tokens]) {
     const T* bt = reinterpret_cast<const T*>(slot.bt) + block.column;
     for (int64_t r = 0; r < slot.rank; r++) {
@@ -70,14 +70,15 @@ template <class T, int tokens>
 __attribute__((noinline)) void expand_scaled(
     const SlotPointers& slot, const Block& block, const float (*tile)[kBlockWidth],
     const float* u, Pair (&totals)[tokens]) {
-    for (Pair& total : totals) total = {splat(0.0f), splat(0.0f)};
-    expand_tile<T, tokens>(slot, block, u, totals);
+    Pair products[tokens];  // in registers, where what is the caller's may not stay
+    for (Pair& product : products) product = {splat(0.0f), splat(0.0f)};
+    expand_tile<T, tokens>(slot, block, u, products);
     const T* gains = reinterpret_cast<const T*>(slot.delta_gain) + block.column;
     const Pair gain = load_block(gains, block.width);
     for (int i = 0; i < tokens; i++)
         totals[i] = {
-            fma(gain.first, totals[i].first, load(tile[i])),
-            fma(gain.second, totals[i].second, load(tile[i] + 16))};
+            fma(gain.first, products[i].first, load(tile[i])),
+            fma(gain.second, products[i].second, load(tile[i] + 16))};
 }
 
 // Everything after W x for `tokens` rows of a tile that run on one slot (or on the base).
