@@ -1,7 +1,7 @@
 """A published adapter, as data."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,8 @@ class Adapter:
     # Scheduling needs both before the image is loaded.
     num_virtual_tokens: int = 0  # positions it puts before every prompt
     invocation_tokens: tuple[int, ...] = ()  # aLoRA: active from this sequence on
+    # Path of a module -> ||D - B A|| / ||D|| of its update D, where it was cut to a rank.
+    lossy_errors: Mapping[str, float] = field(default_factory=dict)
 
     def has_expired(self, now: float) -> bool:
         return self.expires_at is not None and self.expires_at <= now

@@ -24,6 +24,10 @@ class Fields:
         """The keys."""
         return iter(self._values)
 
+    def without(self, key: str) -> "Fields":
+        """All but one key."""
+        return Fields({name: value for name, value in self._values.items() if name != key})
+
     def get(self, key: str, default: object = None) -> object:
         """The value as it is in the file."""
         return self._values.get(key, default)

@@ -11,7 +11,7 @@ def described(tenant: str, name: str, staging: Staging, lowered: Lowered, now: f
     return Adapter(
         tenant=tenant,
         name=name,
-        digest=staging.finish().digest,
+        digest=lowered.image.digest,
         kind=lowered.plan.kind,
         ranks=tuple(sorted({site.rank for site in lowered.plan.sites if site.rank})),
         matched=counts(lowered.plan),
@@ -24,4 +24,5 @@ def described(tenant: str, name: str, staging: Staging, lowered: Lowered, now: f
         weights_bytes=staging.weights_bytes,
         num_virtual_tokens=lowered.plan.num_virtual_tokens,
         invocation_tokens=lowered.plan.invocation_tokens,
+        lossy_errors=lowered.lossy_errors,
     )

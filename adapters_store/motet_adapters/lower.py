@@ -15,6 +15,7 @@ from motet_adapters.image import Entry, Image, Layout, views_into
 from motet_adapters.names import quoted
 from motet_adapters.rounding import require_parts, store_part
 from motet_adapters.safetensors_file import SafetensorsFile
+from motet_adapters.truncation import truncated
 from motet_adapters.update_norm import Update, warnings_about
 
 
@@ -43,8 +44,9 @@ def lower(
     base: BaseWeights,
     dtype: torch.dtype,
     bases: Bases,
-) -> tuple[Image, tuple[str, ...]]:
-    """Read, check and lower every tensor, one site at a time; the image, and what to warn of.
+) -> tuple[Image, tuple[str, ...], Mapping[str, float]]:
+    """Read, check and lower every tensor, one site at a time; the image, what to warn of, and what
+    was lost: by path, the relative error of an update that was cut to its rank.
 
     What is computed is computed in float32 and rounded once, to the dtype of its part. Raises
     AdapterRefused for a value that is not finite, in the file or after lowering.
@@ -58,8 +60,12 @@ def lower(
     require_copies(plan, read, base)
     linears = frozenset(base.modules())
     largest: Update | None = None
+    lost: dict[str, float] = {}
     for site in plan.sites:
         parts = site.lower(read)
+        if site.update is not None:
+            a, b, lost[site.path] = truncated(site.update(read), site.parts["a"].shape[0])
+            parts = {**parts, "a": a, "bt": b.t()}
         require_parts(site.path, site.parts, parts)
         for name, view in views[site.path].tensors.items():
             store_part(view, parts[name], name, site.path)
@@ -75,7 +81,7 @@ def lower(
         {path: _resolved(entry, shared) for path, entry in layout.entries.items()},
         {basis.digest: basis for basis in shared.values()},
     )
-    return image, (*plan.warnings, *warnings)
+    return image, (*plan.warnings, *warnings), lost
 
 
 def _resolved(entry: Entry, shared: Mapping[str, Image]) -> Entry:

@@ -1,8 +1,8 @@
 """The uploaded files, byte for byte, and their identity."""
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -48,6 +48,7 @@ class Lowered:
     image: Image
     num_parameters: int
     warnings: tuple[str, ...] = ()  # sentences for the uploader
+    lossy_errors: Mapping[str, float] = field(default_factory=dict)  # by path, relative
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ class Source:
         plan = plan_upload(fields, file.tensors, base, limits)
         require_match(plan, file.tensors, limits)
         layout = lay_out(plan, dtype, max_image_bytes)
-        image, warnings = lower(
+        image, warnings, lost = lower(
             self.digest, file, plan, layout, base, dtype, bases or Bases(base.fingerprint, dtype)
         )
         num_parameters = sum(
@@ -131,4 +132,4 @@ class Source:
             for name, tensor in file.tensors.items()
             if name not in plan.ignored and name not in plan.copies
         )
-        return Lowered(plan, image, num_parameters, warnings)
+        return Lowered(plan, image, num_parameters, warnings, lost)

@@ -156,6 +156,7 @@ class AdapterStore(Catalog):
         expires_at: int | None = None,
         tags: Iterable[str] = (),
         condition: Condition = UNCONDITIONAL,
+        lossy_rank: int | None = None,
     ) -> Adapter:
         """What `put` would publish, with nothing published (a dry run); its number stays open.
 
@@ -163,7 +164,7 @@ class AdapterStore(Catalog):
         """
         sorted_tags = require_tags(tags)
         condition.require(name, self._digest(tenant, name))
-        source = _named(tenant, name, staging)
+        source = _named(tenant, name, staging, lossy_rank)
         adapter = described(tenant, name, staging, self._lowered(source), self._clock())
         return replace(adapter, expires_at=expires_at, tags=sorted_tags)
 
@@ -176,6 +177,7 @@ class AdapterStore(Catalog):
         expires_at: int | None = None,
         tags: Iterable[str] = (),
         condition: Condition = UNCONDITIONAL,
+        lossy_rank: int | None = None,
         actor: str = "store",
     ) -> Adapter:
         """Validate, lower and publish an upload as the name's next version, served from now on.
@@ -183,6 +185,7 @@ class AdapterStore(Catalog):
         When this returns, a power cut can't undo it. What the name serves already, with equal
         tags and end, changes nothing and is returned. Leases of older versions keep their bytes.
         The staging is closed, whatever the outcome. `actor` is who the audit log names.
+        lossy_rank: for an adapter that does not fold exactly: cut its updates to this rank.
         Raises InvalidName, InvalidTag, AdapterRefused, AdapterTooLarge, ConditionFailed,
         StoreFull and what the quota raises; then nothing is changed.
         """
@@ -190,7 +193,7 @@ class AdapterStore(Catalog):
             sorted_tags = require_tags(tags)
             # Cheap, and again on the rows themselves before anything is published.
             condition.require(name, self._digest(tenant, name))
-            source = _named(tenant, name, staging)
+            source = _named(tenant, name, staging, lossy_rank)
             lowered = self._lowered(source)
             image_path = staging.directory / "image"
             with refusing_when_full():
@@ -359,10 +362,10 @@ class AdapterStore(Catalog):
             self._registry.set_image_bytes(digest, image_bytes)
 
 
-def _named(tenant: str, name: str, staging: Staging) -> Source:
+def _named(tenant: str, name: str, staging: Staging, lossy_rank: int | None) -> Source:
     require_name(tenant, "tenant")
     require_name(name)
-    return staging.finish()
+    return staging.finish(lossy_rank)
 
 
 def _nobody(digest: str) -> None:

@@ -24,6 +24,7 @@ _FACTS = (
     "weights_bytes",
     "num_virtual_tokens",
     "invocation_tokens",
+    "lossy_errors",
 )
 
 _LISTS = ("ranks", "warnings", "tags", "invocation_tokens")
@@ -78,6 +79,7 @@ def put_blob(connection: Connection, adapter: Adapter) -> None:
         "source_bytes": adapter.source_bytes,
         "num_virtual_tokens": adapter.num_virtual_tokens,
         "invocation_tokens": list(adapter.invocation_tokens),
+        "lossy_errors": dict(adapter.lossy_errors),
     }
     connection.execute(insert(blobs), facts | derived | of_weights | state)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from tests.support.base_weights import RandomBase
 TOLERANCE = 1e-5  # relative to the largest output, float32
 
 
-def tiny_llama() -> LlamaForCausalLM:
+def tiny_llama(*, tied: bool = False) -> LlamaForCausalLM:
     """The same each time, with biases at the attention and linears of six shapes."""
     torch.manual_seed(0)
     model = LlamaForCausalLM(
@@ -33,11 +33,11 @@ def tiny_llama() -> LlamaForCausalLM:
             num_attention_heads=4,
             num_key_value_heads=2,
             attention_bias=True,
-            tie_word_embeddings=False,
+            tie_word_embeddings=tied,
         )
     ).eval()
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and not (tied and name == "lm_head"):
             module.weight.data *= 8
             if module.bias is not None:
                 nn.init.normal_(module.bias)
@@ -62,20 +62,36 @@ class Written:
     weights: bytes
     oracle: PeftModel
 
+    @property
+    def config_bytes(self) -> bytes:
+        return json.dumps(self.config).encode()
+
     def put(self, store: AdapterStore, name: str = "one", **how: object) -> Adapter:
-        return put_bytes(store, json.dumps(self.config).encode(), self.weights, name=name, **how)
+        return put_bytes(store, self.config_bytes, self.weights, name=name, **how)
 
 
 def write(config: PeftConfig, directory: Path, *, size: float = 0.2, seed: int = 7) -> Written:
     """`config`'s adapter on `tiny_llama`, each trained tensor changed at random by about `size`."""
-    model = get_peft_model(tiny_llama(), config, autocast_adapter_dtype=False)
+    return write_on(tiny_llama, config, directory, size=size, seed=seed)
+
+
+def write_on(
+    make_model: Callable[[], LlamaForCausalLM],
+    config: PeftConfig,
+    directory: Path,
+    *,
+    size: float = 0.2,
+    seed: int = 7,
+) -> Written:
+    """As `write`, on another model."""
+    model = get_peft_model(make_model(), config, autocast_adapter_dtype=False)
     random = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data += torch.randn(parameter.shape, generator=random) * size
     model.save_pretrained(str(directory))
     # Loaded again: what the files mean is what PEFT makes of them.
-    oracle = PeftModel.from_pretrained(tiny_llama(), str(directory))
+    oracle = PeftModel.from_pretrained(make_model(), str(directory))
     return Written(
         json.loads((directory / CONFIG_FILE).read_bytes()),
         (directory / WEIGHTS_FILE).read_bytes(),

@@ -26,16 +26,21 @@ from collections.abc import Mapping
 from motet_adapters.base_weights import BaseWeights
 from motet_adapters.config_fields import Fields
 from motet_adapters.errors import AdapterRefused
+from motet_adapters.families.adalora import ADALORA
 from motet_adapters.families.bdlora import BDLORA
 from motet_adapters.families.bottleneck import BOTTLENECK
 from motet_adapters.families.bottleneck_config import is_of_adapters_library
+from motet_adapters.families.config_keys import is_set
 from motet_adapters.families.deft import DEFT
 from motet_adapters.families.delora import DELORA
+from motet_adapters.families.dense_updates import C3A, FOURIERFT, HIRA, OSF, SHIRA
 from motet_adapters.families.family import Family
 from motet_adapters.families.gralora import GRALORA
 from motet_adapters.families.hra import HRA
+from motet_adapters.families.ia3 import IA3
 from motet_adapters.families.irqlora import IRQLORA
 from motet_adapters.families.kasa import KASA
+from motet_adapters.families.ln_tuning import LN_TUNING
 from motet_adapters.families.loftq import LOFTQ
 from motet_adapters.families.loha import LOHA
 from motet_adapters.families.lokr import LOKR
@@ -43,6 +48,7 @@ from motet_adapters.families.lora import ALORA, DORA, PLAIN_LORA, RSLORA
 from motet_adapters.families.lora_xs import LORA_XS
 from motet_adapters.families.miss import MISS
 from motet_adapters.families.nola import NOLA
+from motet_adapters.families.oft import BOFT, OFT
 from motet_adapters.families.pissa import (
     CORDA,
     LORA_GA,
@@ -61,12 +67,18 @@ from motet_adapters.families.prompt import (
     PROMPT_TUNING,
 )
 from motet_adapters.families.qalora import QALORA
+from motet_adapters.families.randlora import RANDLORA
+from motet_adapters.families.road import ROAD
 from motet_adapters.families.svf import SVF
 from motet_adapters.families.svft import SVFT
 from motet_adapters.families.tinylora import TINYLORA
+from motet_adapters.families.trainable_tokens import TRAINABLE_TOKENS
+from motet_adapters.families.update_sites import FOLDS_EXACTLY
+from motet_adapters.families.vblora import VBLORA
 from motet_adapters.families.vera import PVERA, VERA
 from motet_adapters.file_kinds import CONFIG_FILE
 from motet_adapters.limits import Limits
+from motet_adapters.lossy import LOSSY_KEY
 from motet_adapters.names import listed, quoted
 from motet_adapters.safetensors_file import StoredTensor
 
@@ -98,6 +110,11 @@ FAMILIES: tuple[Family, ...] = (
     DORA,
     RSLORA,
     *PLAIN_LORA,
+    ADALORA,
+    IA3,
+    LN_TUNING,
+    VBLORA,
+    TRAINABLE_TOKENS,
     LOHA,
     LOKR,
     HRA,
@@ -111,6 +128,15 @@ FAMILIES: tuple[Family, ...] = (
     SVF,
     SVFT,
     BOTTLENECK,
+    OFT,
+    BOFT,
+    HIRA,
+    RANDLORA,
+    FOURIERFT,
+    C3A,
+    SHIRA,
+    ROAD,
+    OSF,
     PROMPT_TUNING,
     P_TUNING,
     CPT,
@@ -125,11 +151,15 @@ def plan_upload(
 ) -> AdapterPlan:
     """Raises AdapterRefused: of no family, of one that is not served, or not as it must be."""
     family = find_family(fields, tensors)
-    if family.plan is None:
+    is_lossy = is_set(fields, LOSSY_KEY)
+    if is_lossy and family.convert is None and family.plan is not None:
+        raise AdapterRefused(f"{family.title} {FOLDS_EXACTLY}", "lossy")
+    plan = family.convert if is_lossy else family.plan
+    if plan is None:
         raise AdapterRefused(f"{family.title} is not served: {family.fix}.", family.param)
     if family.keys is not None:
-        family.keys.require_known(fields)
-    return family.plan(fields, tensors, base, limits)
+        family.keys.require_known(fields.without(LOSSY_KEY))
+    return plan(fields, tensors, base, limits)
 
 
 def find_family(fields: Fields, tensors: Mapping[str, StoredTensor]) -> Family:

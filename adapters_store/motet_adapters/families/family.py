@@ -25,8 +25,8 @@ def _always(_fields: Fields) -> bool:
 class Family:
     """A row of docs/adapters.md, and the code behind it.
 
-    `plan` is what serves it; a family that is refused has `fix` instead, which completes the
-    sentence "TITLE is not served: ...".
+    `plan` is what serves it; a family that is refused, or only served converted, has `fix`
+    instead, which completes the sentence "TITLE is not served: ...".
     """
 
     name: str
@@ -47,9 +47,13 @@ class Family:
     """Of several families with one peft_type, whether a config is of this one."""
     marker: str = ""
     """Of several families with one peft_type, what a tensor's name in this one's files ends in."""
+    convert: Plan | None = None
+    """Serves with a loss what cannot be served, or cannot always, if the uploader asks for it."""
 
     def __post_init__(self) -> None:
         if (self.status == "served") == (self.plan is None):
             raise ValueError(f"{self.name}: a plan for what is served, and only for that")
         if (self.plan is None) == (not self.fix):
             raise ValueError(f"{self.name}: either a plan or a fix")
+        if self.status != "served" and (self.status == "lossy") == (self.convert is None):
+            raise ValueError(f"{self.name}: lossy is what can be converted")

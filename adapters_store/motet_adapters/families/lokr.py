@@ -7,16 +7,51 @@ from torch import Tensor
 
 from motet_adapters.base_weights import BaseWeights
 from motet_adapters.config_fields import Fields
+from motet_adapters.errors import AdapterRefused
 from motet_adapters.families.family import Family
 from motet_adapters.families.lycoris_config import LYCORIS_HARMLESS, LYCORIS_SERVED, lycoris
 from motet_adapters.families.plan import AdapterPlan, SitePlan
 from motet_adapters.families.product_sites import linears_of, product_keys, product_site
+from motet_adapters.families.update_sites import FOLDS_EXACTLY, lossy_rank, update_site
 from motet_adapters.limits import Limits
 from motet_adapters.safetensors_file import StoredTensor
 
 
 def plan_lokr(
     fields: Fields, tensors: Mapping[str, StoredTensor], base: BaseWeights, limits: Limits
+) -> AdapterPlan:
+    plan = _plan(fields, tensors, base, limits, cut_to=None)
+    largest = max(plan.sites, key=_rank)
+    if _rank(largest) > limits.max_rank:
+        raise AdapterRefused(
+            f"This LoKr folds to rank {_rank(largest)} on {largest.path}, over the limit of "
+            f"{limits.max_rank}. Upload it with lossy=true (and rank=...) to have it cut; the "
+            "reply tells what is lost.",
+            "r",
+        )
+    return plan
+
+
+def convert_lokr(
+    fields: Fields, tensors: Mapping[str, StoredTensor], base: BaseWeights, limits: Limits
+) -> AdapterPlan:
+    plan = _plan(fields, tensors, base, limits, cut_to=lossy_rank(fields, limits))
+    if all(site.update is None for site in plan.sites):
+        raise AdapterRefused(f"At this rank LoKr {FOLDS_EXACTLY}", "lossy")
+    return plan
+
+
+def _rank(site: SitePlan) -> int:
+    return site.rank or 0
+
+
+def _plan(
+    fields: Fields,
+    tensors: Mapping[str, StoredTensor],
+    base: BaseWeights,
+    limits: Limits,
+    *,
+    cut_to: int | None,
 ) -> AdapterPlan:
     settings = lycoris(fields, limits)
     both = fields.flag("decompose_both")
@@ -39,6 +74,13 @@ def plan_lokr(
 
         rank_1 = min(out_1, in_1) if is_whole_1 else rank
         rank_2 = min(out_2, in_2) if is_whole_2 else rank
+        if cut_to is not None and rank_1 * rank_2 > cut_to:
+
+            def update(*stored: Tensor) -> Tensor:
+                a, b = factors(*stored)
+                return b @ a
+
+            return update_site(base, module, cut_to, shapes, update)
         return product_site(base, module, rank_1 * rank_2, shapes, factors)
 
     return AdapterPlan("lokr", tuple(site(module) for module in linears_of(fields, tensors, base)))
@@ -103,4 +145,5 @@ LOKR = Family(
         LYCORIS_HARMLESS | {"rank_dropout_scale"},
     ),
     plan=plan_lokr,
+    convert=convert_lokr,
 )

@@ -61,6 +61,9 @@ class SitePlan:
     """Parts that are not the image's own but of a basis that tenants share."""
     integers: frozenset[str] = frozenset()
     """Those of `tensors` that hold integers. All others must be floating point."""
+    update: Callable[[Read], Tensor] | None = None
+    """Lossy: [N, K] float32, which is cut to the rank of the parts "a" and "bt". `lower` makes the
+    other parts then."""
 
     @property
     def rank(self) -> int | None:

@@ -19,6 +19,7 @@ def adapter_document(adapter: Adapter) -> dict[str, Any]:
         "num_parameters": adapter.num_parameters,
         "num_virtual_tokens": adapter.num_virtual_tokens,
         "invocation_tokens": list(adapter.invocation_tokens),
+        "lossy_errors": dict(adapter.lossy_errors),
         "bytes": adapter.source_bytes,
         "source_bytes": adapter.source_bytes,
         "image_bytes": adapter.image_bytes,

@@ -1,4 +1,4 @@
-"""What scheduling must know of an adapter before it is loaded."""
+"""What scheduling must know of an adapter before it is loaded, and what a conversion has lost."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -16,4 +16,7 @@ def upgrade() -> None:
     )
     op.add_column(
         "blobs", sa.Column("invocation_tokens", sa.Text(), nullable=False, server_default="[]")
+    )
+    op.add_column(
+        "blobs", sa.Column("lossy_errors", sa.Text(), nullable=False, server_default="{}")
     )
