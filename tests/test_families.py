@@ -30,7 +30,7 @@ class Stage:
     truths: dict[str, Truth]
     adapters: dict[str, Adapter]
 
-    def request(self, name: str | None) -> Request:
+    def ask(self, name: str | None) -> Request:
         """The same each time: a prompt of its own length with aLoRA's invocation in it."""
         draw = torch.Generator().manual_seed(sum((name or "base").encode()))
         length = int(torch.randint(6, 40, (), generator=draw))
@@ -46,13 +46,15 @@ class Stage:
         return everything[-NUM_TOKENS:]
 
 
-@pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+@pytest.fixture(scope="module", params=["auto", "torch"])
+def stage(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stage]:
+    """With the native kernels, whole layers in one call; and in torch, module by module."""
     tmp_path = tmp_path_factory.mktemp("families")
     checkpoint = make_checkpoint(tmp_path / "checkpoint", "llama", attention_bias=True)
-    with served(
-        checkpoint, tmp_path / "data", max_num_seqs=64, max_batch_tokens=128, max_adapter_slots=64
-    ) as runtime:
+    settings = {"max_num_seqs": 64, "max_batch_tokens": 128, "max_adapter_slots": 64}
+    with served(checkpoint, tmp_path / "data", cpu_kernels=request.param, **settings) as runtime:
         plain = dense_model(runtime.base)
         truths = {name: make(name, runtime.base, plain, tmp_path / name) for name in names()}
         adapters = {
@@ -71,7 +73,7 @@ def check(
 
 @pytest.mark.parametrize("name", names())
 def test_alone(stage: Stage, name: str) -> None:
-    item = stage.request(name)
+    item = stage.ask(name)
     with LogitTap(stage.runtime) as tap:
         (outcome,) = run(stage.runtime, [item])
     check(stage, name, item, outcome.token_ids, tap)
@@ -85,11 +87,11 @@ def test_all_in_one_batch_with_base_rows(stage: Stage) -> None:
     everyone: list[str | None] = [None, *names(), None]
     alone = {}
     for name in everyone:
-        item = stage.request(name)
+        item = stage.ask(name)
         with LogitTap(stage.runtime) as tap:
             run(stage.runtime, [item])
         alone[name] = tap.of(item)
-    items = [stage.request(name) for name in everyone]
+    items = [stage.ask(name) for name in everyone]
     with LogitTap(stage.runtime) as tap:
         outcomes = run(stage.runtime, items)
     assert max(len({row.slot for row in batch.rows}) for batch in tap.batches) > len(names()) // 2
@@ -99,7 +101,7 @@ def test_all_in_one_batch_with_base_rows(stage: Stage) -> None:
 
 
 def test_the_same_request_twice_has_the_same_bits(stage: Stage) -> None:
-    first = stage.request("dora")
+    first = stage.ask("dora")
     second = again(first)
     with LogitTap(stage.runtime) as tap:
         run(stage.runtime, [first])

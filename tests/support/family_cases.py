@@ -79,8 +79,11 @@ ON_THE_DEQUANTISED: Mapping[str, Callable[[], PeftConfig]] = {
         feedforward_modules=["down_proj"],
         **_CAUSAL,
     ),
-    "ln-tuning": lambda: peft.LNTuningConfig(
+    "ln_tuning": lambda: peft.LNTuningConfig(
         target_modules=["input_layernorm", "post_attention_layernorm", "norm"], **_CAUSAL
+    ),
+    "trainable_tokens": lambda: peft.TrainableTokensConfig(
+        token_indices=[11, 40, 200], target_modules=["embed_tokens"], **_CAUSAL
     ),
     "vblora": lambda: peft.VBLoRAConfig(
         r=4, num_vectors=32, vector_length=16, save_only_topk_weights=True, **_EVERY
@@ -110,7 +113,7 @@ BESIDES: Mapping[str, Callable[[], PeftConfig]] = {
     "embedding-dora": lambda: _lora(target_modules=["embed_tokens", "v_proj"], use_dora=True),
     "head": lambda: _lora(target_modules=["lm_head", "q_proj"]),
     "whole-head": lambda: _lora(target_modules=["q_proj"], modules_to_save=["lm_head"]),
-    "tokens": lambda: _lora(trainable_token_indices=[11, 40, 200]),
+    "lora-and-tokens": lambda: _lora(trainable_token_indices=[11, 40, 200]),
 }
 
 
@@ -134,8 +137,12 @@ def make(name: str, base: QuantizedBase, plain: PreTrainedModel, directory: Path
     """plain: the model on the dequantised weights, float32."""
     seed = sum(name.encode())
     if name in PUBLISHED:
-        files, changed = PUBLISHED[name](base, seed)
-        return Truth(_saved(files, directory), _with_deltas(plain, changed))
+        files, change = PUBLISHED[name](base, seed)
+        if not callable(change):
+            return Truth(_saved(files, directory), _with_deltas(plain, change))
+        model = copy.deepcopy(plain)
+        change(model)
+        return Truth(_saved(files, directory), model)
     if name in ON_THE_ORIGINAL:
         original = _with_originals(plain, base)
         oracle = _written(ON_THE_ORIGINAL[name](), original, directory, seed)

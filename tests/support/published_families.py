@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from motet.engine.base import QuantizedBase
-from torch import Tensor
+from torch import Tensor, nn
 
 from tests.support.adapter_files import PREFIX, AdapterFiles
 
-Made = tuple[AdapterFiles, Mapping[str, Tensor]]
-"""The files, and what is added to the weight of each linear."""
+Made = tuple[AdapterFiles, Mapping[str, Tensor] | Callable[[nn.Module], None]]
+"""The files, and what is added to the weight of each linear, or what changes the model."""
 
 
 def _original(base: QuantizedBase, module: str) -> Tensor:
@@ -72,6 +73,142 @@ def lora_xs(base: QuantizedBase, seed: int) -> Made:
     return AdapterFiles(_lora_config("v_proj", rank, alpha, True), tensors), deltas
 
 
+def irqlora(base: QuantizedBase, seed: int) -> Made:
+    """Qin et al. 2024, arXiv 2402.05445: connections around both factors, by means and repeats."""
+    random = torch.Generator().manual_seed(seed)
+    tensors, deltas, rank, alpha = {}, {}, 4, 6
+    for module in _modules(base, "q_proj"):
+        n, k = base.shape(module)
+        a = torch.randn(rank, k, generator=random) * 0.2
+        b = torch.randn(n, rank, generator=random) * 0.2
+        scales = torch.randn(2, generator=random)
+        path = f"{PREFIX}{module}"
+        tensors |= {f"{path}.lora_A.weight": a, f"{path}.lora_B.weight": b}
+        tensors |= {
+            f"{path}.lora_default_A_scale": scales[:1].clone(),
+            f"{path}.lora_default_B_scale": scales[1:].clone(),
+        }
+        means = torch.eye(rank).repeat_interleave(k // rank, 1) / (k // rank)
+        repeats = torch.eye(rank).repeat_interleave(n // rank, 0)
+        inner = a + scales[0] * means
+        deltas[module] = alpha / rank * (b + scales[1] * repeats) @ inner
+    return AdapterFiles(_lora_config("q_proj", rank, alpha, True), tensors), deltas
+
+
+def nola(base: QuantizedBase, seed: int) -> Made:
+    """Koohpayegani et al. 2023, arXiv 2310.02556: factors of random matrices from a seed."""
+    random = torch.Generator().manual_seed(seed)
+    tensors, deltas, rank, alpha, count = {}, {}, 4, 6, 8
+    for number, module in enumerate(_modules(base, "o_proj")):
+        n, k = base.shape(module)
+        factors = []
+        for name, shape in (("lora_A", (rank, k)), ("lora_B", (n, rank))):
+            key, drawn_from = f"{PREFIX}{module}.{name}", 100 * number + len(factors)
+            weight = torch.randn(shape, generator=random) * 0.1
+            coefficients = torch.randn(count, generator=random) * 0.3
+            drawn = torch.zeros(count, *shape)
+            drawn.uniform_(-1, 1, generator=torch.Generator().manual_seed(drawn_from))
+            mixed = torch.einsum("c,cij->ij", coefficients, drawn) / count**0.5
+            factors.append(weight + mixed)
+            tensors[f"{key}.weight"], tensors[f"{key}.coefficients"] = weight, coefficients
+            tensors[f"{key}.seed"] = torch.tensor([drawn_from])
+        deltas[module] = alpha / rank * factors[1] @ factors[0]
+    config = _lora_config("o_proj", rank, alpha, True)
+    config |= {"use_nola": True, "nola_num_basis": count, "nola_device": "cpu"}
+    return AdapterFiles(config, tensors), deltas
+
+
+def loftq(base: QuantizedBase, seed: int) -> Made:
+    """Li et al. 2023, arXiv 2310.08659: after one iteration at 4 bits its base is NF4(W)."""
+    random = torch.Generator().manual_seed(seed)
+    tensors, deltas, rank, alpha = {}, {}, 4, 6
+    for module in _modules(base, "k_proj"):
+        n, k = base.shape(module)
+        a = torch.randn(rank, k, generator=random) * 0.2
+        b = torch.randn(n, rank, generator=random) * 0.2
+        tensors[f"{PREFIX}{module}.lora_A.weight"] = a
+        tensors[f"{PREFIX}{module}.lora_B.weight"] = b
+        deltas[module] = alpha / rank * b @ a
+    config = _lora_config("k_proj", rank, alpha, "loftq")
+    return AdapterFiles(
+        config | {"loftq_config": {"loftq_bits": 4, "loftq_iter": 1}}, tensors
+    ), deltas
+
+
+def svft(base: QuantizedBase, seed: int) -> Made:
+    """Lingam et al. 2024, arXiv 2405.19597: a sparse matrix between the singular vectors."""
+    random = torch.Generator().manual_seed(seed)
+    tensors, deltas, width = {}, {}, 2
+    for module in _modules(base, "up_proj"):
+        weight = _original(base, module)
+        u, s, v = torch.linalg.svd(weight, full_matrices=False)
+        offsets = torch.tensor([*range(width + 1), *range(-1, -width - 1, -1)])
+        band = torch.sparse.spdiags(torch.ones(len(offsets), len(s)), offsets, (len(s), len(s)))
+        rows, columns = band.coalesce().indices()
+        values, gate = torch.randn(len(rows), generator=random), torch.randn(1, generator=random)
+        path, order = f"{module}.svft_layer", torch.arange(len(s))
+        tensors |= {f"{path}.s": values, f"{path}.gate": gate, f"{path}.s_pre": s}
+        tensors |= {f"{path}.s_row": rows.clone(), f"{path}.s_col": columns.clone()}
+        tensors |= {f"{path}.s_pre_row": order.clone(), f"{path}.s_pre_col": order.clone()}
+        tensors |= {f"{path}.u": u.contiguous(), f"{path}.v": v.contiguous()}
+        core = torch.diag(s).index_put((rows, columns), values * gate.sigmoid(), accumulate=True)
+        deltas[module] = u @ core @ v - weight
+    config = {"peft_type": "SVFT", "target_modules": ["up_proj"], "pattern": "banded"}
+    return AdapterFiles(config | {"off_diag": width, "rank": None}, tensors), deltas
+
+
+def _bottleneck(base: QuantizedBase, seed: int, *, houlsby: bool) -> Made:
+    """The adapters library, 1.3: h + Up f(Down h), on both sublayers' outputs before the residual
+    (Houlsby et al. 2019, arXiv 1902.00751), or on what a layer returns (Pfeiffer et al. 2020, arXiv
+    2005.00247)."""
+    random = torch.Generator().manual_seed(seed)
+    size, rank, places = base.hidden_size, 4, ("attention", "output") if houlsby else ("output",)
+    tensors: dict[str, Tensor] = {}
+    for path in base.layers():
+        for place in places:
+            key = f"{path}.{place}_adapters.adapters.mine.adapter"
+            tensors |= {
+                f"{key}_down.0.weight": torch.randn(rank, size, generator=random) * 0.3,
+                f"{key}_down.0.bias": torch.randn(rank, generator=random),
+                f"{key}_up.weight": torch.randn(size, rank, generator=random) * 0.3,
+                f"{key}_up.bias": torch.randn(size, generator=random) * 0.3,
+            }
+
+    def change(model: nn.Module) -> None:
+        where = {"attention": ".self_attn.o_proj", "output": ".mlp.down_proj" if houlsby else ""}
+        for path in base.layers():
+            for place in places:
+                key = f"{path}.{place}_adapters.adapters.mine.adapter"
+                parts = [tensors[f"{key}_{part}"] for part in _PARTS]
+                model.get_submodule(path + where[place]).register_forward_hook(_Hook(*parts))
+
+    config: dict[str, object] = {
+        "mh_adapter": houlsby,
+        "output_adapter": True,
+        "original_ln_before": not houlsby,
+        "original_ln_after": True,
+        "residual_before_ln": True,
+        "non_linearity": "relu",
+        "reduction_factor": size // rank,
+    }
+    outer: dict[str, object] = {"config": config, "hidden_size": size, "name": "mine"}
+    outer |= {"model_class": "LlamaAdapterModel", "model_type": "llama", "model_name": "a/llama"}
+    return AdapterFiles(outer | {"version": "adapters.1.3.0"}, tensors), change
+
+
+_PARTS = ("down.0.weight", "down.0.bias", "up.weight", "up.bias")
+
+
+class _Hook:
+    """y = h + Up relu(Down h + c) + d."""
+
+    def __init__(self, down: Tensor, c: Tensor, up: Tensor, d: Tensor) -> None:
+        self._down, self._c, self._up, self._d = down, c, up, d
+
+    def __call__(self, _module: object, _arguments: object, h: Tensor) -> Tensor:
+        return h + torch.relu(h @ self._down.t() + self._c) @ self._up.t() + self._d
+
+
 def svf(base: QuantizedBase, seed: int) -> Made:
     """Sun et al. 2025, arXiv 2501.06252: singular values times a mask, their sum kept."""
     random = torch.Generator().manual_seed(seed)
@@ -100,6 +237,12 @@ def _lora_config(target: str, rank: int, alpha: int, init: object) -> dict[str, 
 
 PUBLISHED: Mapping[str, Callable[[QuantizedBase, int], Made]] = {
     "milora": milora,
+    "irqlora": irqlora,
+    "nola": nola,
+    "loftq": loftq,
+    "svft": svft,
+    "bottleneck": partial(_bottleneck, houlsby=True),
+    "pfeiffer": partial(_bottleneck, houlsby=False),
     "qalora": qalora,
     "lora-xs": lora_xs,
     "svf": svf,
