@@ -71,9 +71,7 @@ def adapters_router(service: Service) -> APIRouter:
     ) -> Response:
         """Both files in one multipart form."""
         caller = _uploader(service, request, name, *_TERMS)
-        terms = _terms(
-            request, caller, name, dry_run, expires_at, tags, _lossy_rank(lossy, rank)
-        )
+        terms = _terms(request, caller, name, dry_run, expires_at, tags, _lossy_rank(lossy, rank))
         with service.desk.receiving(), service.store.stage() as staging:
             pieces = form_files(request.headers.get("content-type", ""), request.stream())
             await write_all(staging, pieces)
@@ -91,9 +89,7 @@ def adapters_router(service: Service) -> APIRouter:
     ) -> Response:
         """Publishes the files that were sent one by one. A dry run leaves them in place."""
         caller = _uploader(service, request, name, *_TERMS)
-        terms = _terms(
-            request, caller, name, dry_run, expires_at, tags, _lossy_rank(lossy, rank)
-        )
+        terms = _terms(request, caller, name, dry_run, expires_at, tags, _lossy_rank(lossy, rank))
         with service.desk.committing(caller.tenant, name, keep=dry_run) as staging:
             return await _publish(service, terms, staging)
 
