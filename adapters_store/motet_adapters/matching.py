@@ -10,6 +10,9 @@ from motet_adapters.limits import Limits
 from motet_adapters.names import listed, quoted
 from motet_adapters.safetensors_file import StoredTensor
 
+_SIZED = "Correct r or rank_pattern, or serve the base the adapter was trained on."
+_SHARDED = "If it was trained sharded (ZeRO-3, FSDP), gather the weights before saving."
+
 
 def require_match(plan: AdapterPlan, tensors: Mapping[str, StoredTensor], limits: Limits) -> None:
     """Raises AdapterRefused with the names that don't fit."""
@@ -55,8 +58,7 @@ def _require_tensors(
         if actual.shape != shape:
             raise AdapterRefused(
                 f"Tensor {quoted(name, 200)} has shape {list(actual.shape)}; the config on this "
-                f"base needs {list(shape)}. Correct r or rank_pattern, or serve the base the "
-                "adapter was trained on.",
+                f"base needs {list(shape)}. {_SHARDED if 0 in actual.shape else _SIZED}",
                 WEIGHTS_FILE,
             )
         if actual.dtype.is_floating_point == (name in integers):

@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 
 from motet_adapters.base_weights import BaseWeights
 from motet_adapters.config_fields import Fields
+from motet_adapters.copies import no_copy
 from motet_adapters.errors import AdapterRefused
+from motet_adapters.families.beside import beside_sites
 from motet_adapters.families.combined import combined
 from motet_adapters.families.config_keys import is_set
 from motet_adapters.families.family import Family, Plan
@@ -15,9 +17,6 @@ from motet_adapters.families.lora_factors import Linear, Prepare, plain
 from motet_adapters.families.lora_linear import lora_site
 from motet_adapters.families.modules import targeted_modules
 from motet_adapters.families.plan import AdapterPlan, SitePlan
-from motet_adapters.families.saved_modules import saved_sites
-from motet_adapters.families.trained_biases import bias_sites
-from motet_adapters.families.trained_tokens import token_sites
 from motet_adapters.key_hints import KEY_PREFIX
 from motet_adapters.limits import Limits
 from motet_adapters.safetensors_file import StoredTensor
@@ -47,10 +46,7 @@ def lora_plan(prepare: Prepare, kind: str | None = None, *warnings: str) -> Plan
             else:
                 linear = _linear(path, base)
                 sites.append(lora_site(settings, linear, factors(linear), tensors, base))
-        sites += bias_sites(settings.bias, frozenset(targets), base)
-        tie_weights = fields.flag("ensure_weight_tying")
-        sites += saved_sites(fields.names("modules_to_save"), base, tie_weights=tie_weights)
-        sites += token_sites(fields, base)
+        sites += beside_sites(fields, targets, tensors, base)
         found = combined(sites, base)
         return AdapterPlan(
             kind or settings.kind,
@@ -86,10 +82,12 @@ def _copies(
     """PEFT saves the base's own embedding and head beside adapters on them, if only to be sure."""
     wanted = {name for site in sites for name in site.tensors}
     found = {}
-    for path in (base.embedding()[0], base.head()[0]):
+    for path, shape in (base.embedding(), base.head()[:2]):
         for inner in ("", ".base_layer"):
             name = f"{KEY_PREFIX}{path}{inner}.weight"
             if name in tensors and name not in wanted:
+                if tensors[name].shape != shape or not tensors[name].dtype.is_floating_point:
+                    raise no_copy(name, path)
                 found[name] = path
     return found
 

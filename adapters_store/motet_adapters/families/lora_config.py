@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from motet_adapters.config_fields import Fields
 from motet_adapters.errors import AdapterRefused
+from motet_adapters.families.beside import bias_mode
 from motet_adapters.families.config_keys import COMMON, TARGETS, ConfigKeys, is_set
 from motet_adapters.limits import Limits
 from motet_adapters.names import quoted
@@ -65,7 +66,6 @@ MAX_ALPHA = 1e9
 PLAIN_INITS = frozenset({"", "gaussian", "eva", "orthogonal", "mica"})
 """init_lora_weights that left the base weight as it was."""
 
-_BIASES = ("none", "all", "lora_only")
 # Of the LORA families these change the computation, and PEFT lets at most one of them be.
 _VARIANTS = ("use_dora", "use_qalora", "use_bdlora", "kasa_config", "alora_invocation_tokens")
 
@@ -103,9 +103,6 @@ class LoraSettings:
 def lora_settings(fields: Fields, limits: Limits) -> LoraSettings:
     """Raises AdapterRefused, with the key at fault as `param`."""
     _require_one_variant(fields)
-    bias = fields.get("bias", "none")
-    if bias not in _BIASES:
-        raise AdapterRefused(f"bias is {quoted(bias)}; use one of {', '.join(_BIASES)}.", "bias")
     # PEFT itself clears it for linears, whose weights lie as ours do.
     fields.flag("fan_in_fan_out")
 
@@ -121,7 +118,7 @@ def lora_settings(fields: Fields, limits: Limits) -> LoraSettings:
         use_rslora=fields.flag("use_rslora"),
         use_dora=fields.flag("use_dora"),
         lora_bias=fields.flag("lora_bias"),
-        bias=str(bias),
+        bias=bias_mode(fields),
         init=init_name(fields),
         targets=fields.targets(),
         rank_pattern=fields.pattern("rank_pattern", rank),

@@ -1,6 +1,6 @@
 """modules_to_save: whole weights of the embedding, the output head or norms, trained."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -10,10 +10,15 @@ from motet_adapters.errors import AdapterRefused
 from motet_adapters.families.plan import PartSpec, Read, SitePlan
 from motet_adapters.key_hints import KEY_PREFIX
 from motet_adapters.names import quoted
+from motet_adapters.safetensors_file import StoredTensor
 
 
 def saved_sites(
-    names: Sequence[str], base: BaseWeights, *, tie_weights: bool
+    names: Sequence[str],
+    tensors: Mapping[str, StoredTensor],
+    base: BaseWeights,
+    *,
+    tie_weights: bool,
 ) -> Iterator[SitePlan]:
     """PEFT saves every module whose path ends in one of the names, as MODULE.weight.
 
@@ -21,23 +26,26 @@ def saved_sites(
     """
     embedding, shape = base.embedding()
     head, head_shape, is_tied = base.head()
+    paths = (*base.norms(), embedding, head)
     for name in names:
-        norms = [path for path in base.norms() if path.endswith(name)]
-        if not norms and not embedding.endswith(name) and not head.endswith(name):
+        if not any(path.endswith(name) for path in paths):
             raise AdapterRefused(
                 f"modules_to_save names {quoted(name)}; of whole modules only the embedding, the "
-                f"output head and norms are served ({embedding}, {head} and {len(base.norms())} "
+                f"output head and norms are served ({embedding}, {head} and {len(paths) - 2} "
                 "norms). Train it by target_modules instead.",
                 "modules_to_save",
             )
-        for path in norms:
+    saved = {path for path in paths if path.endswith(tuple(names))} if names else set()
+    for path in base.norms():
+        if path in saved:
             yield norm_site(path, f"{KEY_PREFIX}{path}.weight", base)
-        if embedding.endswith(name):
-            yield _embedding_site(embedding, shape)
-            if is_tied and tie_weights and not any(head.endswith(other) for other in names):
-                yield _head_site(head, head_shape, f"{KEY_PREFIX}{embedding}.weight")
-        if head.endswith(name):
-            yield _head_site(head, head_shape, f"{KEY_PREFIX}{head}.weight")
+    if embedding in saved:
+        yield _embedding_site(embedding, shape)
+    if head in saved or (embedding in saved and is_tied and tie_weights):
+        # PEFT saves what is tied under either name or both.
+        name = f"{KEY_PREFIX}{head}.weight"
+        is_there = head in saved or name in tensors
+        yield _head_site(head, head_shape, name if is_there else f"{KEY_PREFIX}{embedding}.weight")
 
 
 def norm_site(path: str, name: str, base: BaseWeights) -> SitePlan:
