@@ -29,8 +29,8 @@ void scale_rows(const LinearCall& call, T* scaled, int64_t from, int64_t to) {
         const int64_t stop = segment.stop < to ? segment.stop : to;
         for (int64_t t = segment.start > from ? segment.start : from; t < stop; t++)
             for (int64_t i = 0; i < k; i += 16) {
-                const Floats product = mul(load_up_to(gain + i, k - i), load_up_to(x + t * k + i, k - i));
-                store_up_to(scaled + t * k + i, product, k - i);
+                const Floats row = load_up_to(x + t * k + i, k - i);
+                store_up_to(scaled + t * k + i, mul(load_up_to(gain + i, k - i), row), k - i);
             }
     }
 }
