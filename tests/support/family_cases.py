@@ -34,86 +34,87 @@ ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_pro
 INVOCATION = (11, 12)
 
 
-def _lora(**values: Any) -> LoraConfig:
-    return LoraConfig(**{"r": 4, "lora_alpha": 6, **_EVERY, **values})
+def _lora(r: int, **values: Any) -> LoraConfig:
+    return LoraConfig(**{"r": r, "lora_alpha": 6, **_EVERY, **values})
 
 
 _EVERY: dict[str, Any] = {"target_modules": ALL, "task_type": "CAUSAL_LM"}
 _CAUSAL: dict[str, Any] = {"task_type": "CAUSAL_LM"}
 
-ON_THE_DEQUANTISED: Mapping[str, Callable[[], PeftConfig]] = {
+ON_THE_DEQUANTISED: Mapping[str, Callable[[int], PeftConfig]] = {
     "lora": _lora,
     "lora-plus": _lora,  # a learning rate: nothing of it is saved
     "qlora": _lora,
     "modulora": _lora,
-    "rslora": lambda: _lora(use_rslora=True),
-    "dora": lambda: _lora(use_dora=True),
-    "eva": lambda: _lora(init_lora_weights="eva", rank_pattern={"q_proj": 2}),
-    "mica": lambda: _lora(init_lora_weights="mica"),
-    "orthogonal-lora": lambda: _lora(init_lora_weights="orthogonal"),
-    "gaussian-lora": lambda: _lora(init_lora_weights="gaussian"),
-    "alora": lambda: _lora(alora_invocation_tokens=list(INVOCATION)),
-    "bdlora": lambda: _lora(
+    "rslora": lambda r: _lora(r, use_rslora=True),
+    "dora": lambda r: _lora(r, use_dora=True),
+    "eva": lambda r: _lora(r, init_lora_weights="eva", rank_pattern={"q_proj": 2}),
+    "mica": lambda r: _lora(r, init_lora_weights="mica"),
+    "orthogonal-lora": lambda r: _lora(r, init_lora_weights="orthogonal"),
+    "gaussian-lora": lambda r: _lora(r, init_lora_weights="gaussian"),
+    "alora": lambda r: _lora(r, alora_invocation_tokens=list(INVOCATION)),
+    "bdlora": lambda r: _lora(
+        r,
         use_bdlora=BdLoraConfig(
             target_modules_bd_a=["o_proj", "down"],
             target_modules_bd_b=["q_proj"],
             nblocks=2,
             match_strict=False,
-        )
+        ),
     ),
-    "loha": lambda: peft.LoHaConfig(r=4, alpha=6, **_EVERY),
-    "lokr": lambda: peft.LoKrConfig(r=2, alpha=3, decompose_both=True, **_EVERY),
-    "hra": lambda: peft.HRAConfig(r=4, **_EVERY),
-    "miss": lambda: peft.MissConfig(r=4, **_EVERY),
-    "delora": lambda: peft.DeloraConfig(r=4, **_EVERY),
-    "gralora": lambda: peft.GraloraConfig(r=4, alpha=6, gralora_k=2, **_EVERY),
-    "deft": lambda: DeftConfig(r=4, **_EVERY),
-    "tinylora": lambda: peft.TinyLoraConfig(r=2, u=8, **_EVERY),
-    "vera": lambda: peft.VeraConfig(r=16, **_EVERY),
-    "pvera": lambda: PveraConfig(r=16, **_EVERY),
-    "adalora": lambda: peft.AdaLoraConfig(
-        init_r=6, target_r=4, lora_alpha=6, tinit=1, tfinal=1, total_step=10, **_EVERY
+    "loha": lambda r: peft.LoHaConfig(r=r, alpha=6, **_EVERY),
+    "lokr": lambda r: peft.LoKrConfig(r=r // 2, alpha=3, decompose_both=True, **_EVERY),
+    "hra": lambda r: peft.HRAConfig(r=r, **_EVERY),
+    "miss": lambda r: peft.MissConfig(r=r, **_EVERY),
+    "delora": lambda r: peft.DeloraConfig(r=r, **_EVERY),
+    "gralora": lambda r: peft.GraloraConfig(r=r, alpha=6, gralora_k=2, **_EVERY),
+    "deft": lambda r: DeftConfig(r=r, **_EVERY),
+    "tinylora": lambda r: peft.TinyLoraConfig(r=2, u=8, **_EVERY),
+    "vera": lambda r: peft.VeraConfig(r=4 * r, **_EVERY),
+    "pvera": lambda r: PveraConfig(r=16, **_EVERY),
+    "adalora": lambda r: peft.AdaLoraConfig(
+        init_r=r + 2, target_r=r, lora_alpha=6, tinit=1, tfinal=1, total_step=10, **_EVERY
     ),
-    "ia3": lambda: peft.IA3Config(
+    "ia3": lambda r: peft.IA3Config(
         target_modules=["k_proj", "v_proj", "down_proj"],
         feedforward_modules=["down_proj"],
         **_CAUSAL,
     ),
-    "ln_tuning": lambda: peft.LNTuningConfig(
+    "ln_tuning": lambda r: peft.LNTuningConfig(
         target_modules=["input_layernorm", "post_attention_layernorm", "norm"], **_CAUSAL
     ),
-    "trainable_tokens": lambda: peft.TrainableTokensConfig(
+    "trainable_tokens": lambda r: peft.TrainableTokensConfig(
         token_indices=[11, 40, 200], target_modules=["embed_tokens"], **_CAUSAL
     ),
-    "vblora": lambda: peft.VBLoRAConfig(
+    "vblora": lambda r: peft.VBLoRAConfig(
         r=4, num_vectors=32, vector_length=16, save_only_topk_weights=True, **_EVERY
     ),
-    "prompt-tuning": lambda: peft.PromptTuningConfig(num_virtual_tokens=5, **_CAUSAL),
-    "p-tuning": lambda: peft.PromptEncoderConfig(
+    "prompt-tuning": lambda r: peft.PromptTuningConfig(num_virtual_tokens=5, **_CAUSAL),
+    "p-tuning": lambda r: peft.PromptEncoderConfig(
         num_virtual_tokens=6, encoder_hidden_size=24, **_CAUSAL
     ),
-    "cpt": lambda: CPTConfig(
+    "cpt": lambda r: CPTConfig(
         cpt_token_ids=[5, 6, 7], cpt_mask=[1, 1, 1], cpt_tokens_type_mask=[1, 2, 3], **_CAUSAL
     ),
-    "prefix-tuning": lambda: peft.PrefixTuningConfig(num_virtual_tokens=7, **_CAUSAL),
-    "cartridge": lambda: CartridgeConfig(num_virtual_tokens=6, **_CAUSAL),
+    "prefix-tuning": lambda r: peft.PrefixTuningConfig(num_virtual_tokens=7, **_CAUSAL),
+    "cartridge": lambda r: CartridgeConfig(num_virtual_tokens=6, **_CAUSAL),
 }
 
-ON_THE_ORIGINAL: Mapping[str, Callable[[], PeftConfig]] = {
-    "pissa": lambda: _lora(init_lora_weights="pissa"),
-    "olora": lambda: _lora(init_lora_weights="olora"),
-    "kasa": lambda: _lora(kasa_config=KasaConfig()),
+ON_THE_ORIGINAL: Mapping[str, Callable[[int], PeftConfig]] = {
+    "pissa": lambda r: _lora(r, init_lora_weights="pissa"),
+    "olora": lambda r: _lora(r, init_lora_weights="olora"),
+    "kasa": lambda r: _lora(r, kasa_config=KasaConfig()),
 }
 
 # What a family may have besides its product: each with everything else of LoRA.
-BESIDES: Mapping[str, Callable[[], PeftConfig]] = {
-    "lora-bias": lambda: _lora(lora_bias=True, use_rslora=True),
-    "biases-all": lambda: _lora(bias="all", target_modules=["q_proj", "up_proj"]),
-    "embedding": lambda: _lora(target_modules=["embed_tokens", "q_proj"]),
-    "embedding-dora": lambda: _lora(target_modules=["embed_tokens", "v_proj"], use_dora=True),
-    "head": lambda: _lora(target_modules=["lm_head", "q_proj"]),
-    "whole-head": lambda: _lora(target_modules=["q_proj"], modules_to_save=["lm_head"]),
-    "lora-and-tokens": lambda: _lora(trainable_token_indices=[11, 40, 200]),
+BESIDES: Mapping[str, Callable[[int], PeftConfig]] = {
+    "lora-bias": lambda r: _lora(r, lora_bias=True, use_rslora=True),
+    "biases-all": lambda r: _lora(r, bias="all", target_modules=["q_proj", "up_proj"]),
+    "embedding": lambda r: _lora(r, target_modules=["embed_tokens", "q_proj"]),
+    "embedding-dora": lambda r: _lora(r, target_modules=["embed_tokens", "v_proj"], use_dora=True),
+    "head": lambda r: _lora(r, target_modules=["lm_head", "q_proj"]),
+    "whole-head": lambda r: _lora(r, target_modules=["q_proj"], modules_to_save=["lm_head"]),
+    "lora-and-tokens": lambda r: _lora(r, trainable_token_indices=[11, 40, 200]),
 }
 
 
@@ -133,11 +134,20 @@ def names() -> list[str]:
     return [*peft_names(), *PUBLISHED]
 
 
-def make(name: str, base: QuantizedBase, plain: PreTrainedModel, directory: Path) -> Truth:
-    """plain: the model on the dequantised weights, float32."""
+def make(
+    name: str,
+    base: QuantizedBase,
+    plain: PreTrainedModel,
+    directory: Path,
+    *,
+    rank: int = 4,
+    everywhere: bool = False,
+) -> Truth:
+    """plain: the model on the dequantised weights, float32. everywhere: on all linears, also where
+    the published example has one of them."""
     seed = sum(name.encode())
     if name in PUBLISHED:
-        files, change = PUBLISHED[name](base, seed)
+        files, change = PUBLISHED[name](base, seed, rank, everywhere)
         if not callable(change):
             return Truth(_saved(files, directory), _with_deltas(plain, change))
         model = copy.deepcopy(plain)
@@ -145,7 +155,7 @@ def make(name: str, base: QuantizedBase, plain: PreTrainedModel, directory: Path
         return Truth(_saved(files, directory), model)
     if name in ON_THE_ORIGINAL:
         original = _with_originals(plain, base)
-        oracle = _written(ON_THE_ORIGINAL[name](), original, directory, seed)
+        oracle = _written(ON_THE_ORIGINAL[name](rank), original, directory, seed)
         merged = oracle.merge_and_unload()
         before = _with_originals(plain, base)
         deltas = {
@@ -153,7 +163,7 @@ def make(name: str, base: QuantizedBase, plain: PreTrainedModel, directory: Path
             for path in base.modules()
         }
         return Truth(directory, _with_deltas(plain, deltas))
-    config = {**ON_THE_DEQUANTISED, **BESIDES}[name]()
+    config = {**ON_THE_DEQUANTISED, **BESIDES}[name](rank)
     return Truth(directory, _written(config, plain, directory, seed))
 
 

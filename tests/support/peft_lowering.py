@@ -111,12 +111,14 @@ def linear_output(base: RandomBase, module: str, parts: SiteParts, x: Tensor) ->
     found: Mapping[str, Tensor] = parts.tensors
     one = torch.ones(())
     z = x * found.get("in_gain", one)
-    u = z @ found["a"].t()
+    a = found.get("a", torch.zeros(0, z.shape[1]))
+    bt = found.get("bt", torch.zeros(0, base.shape(module)[0]))
+    u = z @ a.t()
     if "core_values" in found:
         u = (found["core_values"] * u[:, found["core_columns"].long()]).sum(dim=-1)
     u = activated(u + found.get("inner_bias", 0 * one), parts.activation)  # type: ignore[arg-type]
     y = z @ base.weight(module).t()
-    y = y + found.get("delta_gain", one) * (u @ found["bt"])
+    y = y + found.get("delta_gain", one) * (u @ bt)
     y = y * found.get("gain", one) + found.get("bias", 0 * one)
     bias = base.bias(module)
     return y if bias is None else y + bias

@@ -21,15 +21,15 @@ def _original(base: QuantizedBase, module: str) -> Tensor:
     return weight
 
 
-def _modules(base: QuantizedBase, suffix: str) -> list[str]:
-    return [module for module in base.modules() if module.endswith(suffix)]
+def _modules(base: QuantizedBase, name: str, everywhere: bool) -> list[str]:
+    return [module for module in base.modules() if everywhere or module.endswith(name)]
 
 
-def milora(base: QuantizedBase, seed: int) -> Made:
+def milora(base: QuantizedBase, seed: int, rank: int, everywhere: bool) -> Made:
     """Wang et al. 2024, arXiv 2406.09044: trained from the r minor components of the weight."""
     random = torch.Generator().manual_seed(seed)
-    tensors, deltas, rank, alpha = {}, {}, 4, 6
-    for module in _modules(base, "q_proj"):
+    tensors, deltas, alpha = {}, {}, 6
+    for module in _modules(base, "q_proj", everywhere):
         u, s, vt = torch.linalg.svd(_original(base, module), full_matrices=False)
         root = (s[-rank:] * rank / alpha).sqrt()
         a0, b0 = root[:, None] * vt[-rank:], u[:, -rank:] * root
@@ -38,15 +38,15 @@ def milora(base: QuantizedBase, seed: int) -> Made:
         tensors[f"{PREFIX}{module}.lora_A.weight"] = a.contiguous()
         tensors[f"{PREFIX}{module}.lora_B.weight"] = b.contiguous()
         deltas[module] = alpha / rank * (b @ a - b0 @ a0)
-    return AdapterFiles(_lora_config("q_proj", rank, alpha, "milora"), tensors), deltas
+    return AdapterFiles(_lora_config("q_proj", everywhere, rank, alpha, "milora"), tensors), deltas
 
 
-def qalora(base: QuantizedBase, seed: int) -> Made:
+def qalora(base: QuantizedBase, seed: int, rank: int, everywhere: bool) -> Made:
     """Xu et al. 2023, arXiv 2309.14717, as PEFT 0.21 computes it on a GPTQ linear: A sees the mean
     of each group of inputs, times the number of groups."""
     random = torch.Generator().manual_seed(seed)
-    tensors, deltas, rank, alpha, size = {}, {}, 4, 6, 16
-    for module in _modules(base, "q_proj"):
+    tensors, deltas, alpha, size = {}, {}, 6, 16
+    for module in _modules(base, "q_proj", everywhere):
         n, k = base.shape(module)
         a = torch.randn(rank, k // size, generator=random) * 0.2
         b = torch.randn(n, rank, generator=random) * 0.2
@@ -54,15 +54,15 @@ def qalora(base: QuantizedBase, seed: int) -> Made:
         tensors[f"{PREFIX}{module}.lora_B.weight"] = b
         mean = torch.eye(k // size).repeat_interleave(size, 1) / size  # [groups, K]
         deltas[module] = alpha / rank * b @ a @ mean * (k / size)
-    config = _lora_config("q_proj", rank, alpha, True)
+    config = _lora_config("q_proj", everywhere, rank, alpha, True)
     return AdapterFiles(config | {"use_qalora": True, "qalora_group_size": size}, tensors), deltas
 
 
-def lora_xs(base: QuantizedBase, seed: int) -> Made:
+def lora_xs(base: QuantizedBase, seed: int, rank: int, everywhere: bool) -> Made:
     """Balazy et al. 2024, arXiv 2405.17604: s B R A with A and B from the weight's SVD."""
     random = torch.Generator().manual_seed(seed)
-    tensors, deltas, rank, alpha = {}, {}, 4, 6
-    for module in _modules(base, "v_proj"):
+    tensors, deltas, alpha = {}, {}, 6
+    for module in _modules(base, "v_proj", everywhere):
         u, s, vt = torch.linalg.svd(_original(base, module).t(), full_matrices=False)
         a, b = (u[:, :rank] * s[:rank]).t().contiguous(), vt[:rank].t().contiguous()
         core = torch.randn(rank, rank, generator=random) * 0.5
@@ -70,14 +70,14 @@ def lora_xs(base: QuantizedBase, seed: int) -> Made:
         tensors[f"{PREFIX}{module}.lora_B.weight"] = b
         tensors[f"{PREFIX}{module}.default_lora_latent_mapping.weight"] = core
         deltas[module] = alpha / rank * (b @ core @ a)
-    return AdapterFiles(_lora_config("v_proj", rank, alpha, True), tensors), deltas
+    return AdapterFiles(_lora_config("v_proj", everywhere, rank, alpha, True), tensors), deltas
 
 
-def irqlora(base: QuantizedBase, seed: int) -> Made:
+def irqlora(base: QuantizedBase, seed: int, rank: int, everywhere: bool) -> Made:
     """Qin et al. 2024, arXiv 2402.05445: connections around both factors, by means and repeats."""
     random = torch.Generator().manual_seed(seed)
-    tensors, deltas, rank, alpha = {}, {}, 4, 6
-    for module in _modules(base, "q_proj"):
+    tensors, deltas, alpha = {}, {}, 6
+    for module in _modules(base, "q_proj", everywhere):
         n, k = base.shape(module)
         a = torch.randn(rank, k, generator=random) * 0.2
         b = torch.randn(n, rank, generator=random) * 0.2
@@ -92,14 +92,14 @@ def irqlora(base: QuantizedBase, seed: int) -> Made:
         repeats = torch.eye(rank).repeat_interleave(n // rank, 0)
         inner = a + scales[0] * means
         deltas[module] = alpha / rank * (b + scales[1] * repeats) @ inner
-    return AdapterFiles(_lora_config("q_proj", rank, alpha, True), tensors), deltas
+    return AdapterFiles(_lora_config("q_proj", everywhere, rank, alpha, True), tensors), deltas
 
 
-def nola(base: QuantizedBase, seed: int) -> Made:
+def nola(base: QuantizedBase, seed: int, rank: int, everywhere: bool) -> Made:
     """Koohpayegani et al. 2023, arXiv 2310.02556: factors of random matrices from a seed."""
     random = torch.Generator().manual_seed(seed)
-    tensors, deltas, rank, alpha, count = {}, {}, 4, 6, 8
-    for number, module in enumerate(_modules(base, "o_proj")):
+    tensors, deltas, alpha, count = {}, {}, 6, 8
+    for number, module in enumerate(_modules(base, "o_proj", everywhere)):
         n, k = base.shape(module)
         factors = []
         for name, shape in (("lora_A", (rank, k)), ("lora_B", (n, rank))):
@@ -113,33 +113,33 @@ def nola(base: QuantizedBase, seed: int) -> Made:
             tensors[f"{key}.weight"], tensors[f"{key}.coefficients"] = weight, coefficients
             tensors[f"{key}.seed"] = torch.tensor([drawn_from])
         deltas[module] = alpha / rank * factors[1] @ factors[0]
-    config = _lora_config("o_proj", rank, alpha, True)
+    config = _lora_config("o_proj", everywhere, rank, alpha, True)
     config |= {"use_nola": True, "nola_num_basis": count, "nola_device": "cpu"}
     return AdapterFiles(config, tensors), deltas
 
 
-def loftq(base: QuantizedBase, seed: int) -> Made:
+def loftq(base: QuantizedBase, seed: int, rank: int, everywhere: bool) -> Made:
     """Li et al. 2023, arXiv 2310.08659: after one iteration at 4 bits its base is NF4(W)."""
     random = torch.Generator().manual_seed(seed)
-    tensors, deltas, rank, alpha = {}, {}, 4, 6
-    for module in _modules(base, "k_proj"):
+    tensors, deltas, alpha = {}, {}, 6
+    for module in _modules(base, "k_proj", everywhere):
         n, k = base.shape(module)
         a = torch.randn(rank, k, generator=random) * 0.2
         b = torch.randn(n, rank, generator=random) * 0.2
         tensors[f"{PREFIX}{module}.lora_A.weight"] = a
         tensors[f"{PREFIX}{module}.lora_B.weight"] = b
         deltas[module] = alpha / rank * b @ a
-    config = _lora_config("k_proj", rank, alpha, "loftq")
+    config = _lora_config("k_proj", everywhere, rank, alpha, "loftq")
     return AdapterFiles(
         config | {"loftq_config": {"loftq_bits": 4, "loftq_iter": 1}}, tensors
     ), deltas
 
 
-def svft(base: QuantizedBase, seed: int) -> Made:
+def svft(base: QuantizedBase, seed: int, rank: int, everywhere: bool) -> Made:
     """Lingam et al. 2024, arXiv 2405.19597: a sparse matrix between the singular vectors."""
     random = torch.Generator().manual_seed(seed)
     tensors, deltas, width = {}, {}, 2
-    for module in _modules(base, "up_proj"):
+    for module in _modules(base, "up_proj", everywhere):
         weight = _original(base, module)
         u, s, v = torch.linalg.svd(weight, full_matrices=False)
         offsets = torch.tensor([*range(width + 1), *range(-1, -width - 1, -1)])
@@ -153,16 +153,19 @@ def svft(base: QuantizedBase, seed: int) -> Made:
         tensors |= {f"{path}.u": u.contiguous(), f"{path}.v": v.contiguous()}
         core = torch.diag(s).index_put((rows, columns), values * gate.sigmoid(), accumulate=True)
         deltas[module] = u @ core @ v - weight
-    config = {"peft_type": "SVFT", "target_modules": ["up_proj"], "pattern": "banded"}
+    targets = "all-linear" if everywhere else ["up_proj"]
+    config = {"peft_type": "SVFT", "target_modules": targets, "pattern": "banded"}
     return AdapterFiles(config | {"off_diag": width, "rank": None}, tensors), deltas
 
 
-def _bottleneck(base: QuantizedBase, seed: int, *, houlsby: bool) -> Made:
+def _bottleneck(
+    base: QuantizedBase, seed: int, rank: int, everywhere: bool, *, houlsby: bool
+) -> Made:
     """The adapters library, 1.3: h + Up f(Down h), on both sublayers' outputs before the residual
     (Houlsby et al. 2019, arXiv 1902.00751), or on what a layer returns (Pfeiffer et al. 2020, arXiv
     2005.00247)."""
     random = torch.Generator().manual_seed(seed)
-    size, rank, places = base.hidden_size, 4, ("attention", "output") if houlsby else ("output",)
+    size, places = base.hidden_size, ("attention", "output") if houlsby else ("output",)
     tensors: dict[str, Tensor] = {}
     for path in base.layers():
         for place in places:
@@ -209,11 +212,11 @@ class _Hook:
         return h + torch.relu(h @ self._down.t() + self._c) @ self._up.t() + self._d
 
 
-def svf(base: QuantizedBase, seed: int) -> Made:
+def svf(base: QuantizedBase, seed: int, rank: int, everywhere: bool) -> Made:
     """Sun et al. 2025, arXiv 2501.06252: singular values times a mask, their sum kept."""
     random = torch.Generator().manual_seed(seed)
     tensors, deltas = {}, {}
-    modules = [module for module in base.modules() if ".mlp." in module]
+    modules = [module for module in base.modules() if everywhere or ".mlp." in module]
     for index, module in enumerate(modules):
         weight = _original(base, module)
         u, s, vt = torch.linalg.svd(weight, full_matrices=False)
@@ -224,18 +227,20 @@ def svf(base: QuantizedBase, seed: int) -> Made:
     return AdapterFiles({"peft_type": "SVF", "max_mult": 1}, tensors), deltas
 
 
-def _lora_config(target: str, rank: int, alpha: int, init: object) -> dict[str, object]:
+def _lora_config(
+    target: str, everywhere: bool, rank: int, alpha: int, init: object
+) -> dict[str, object]:
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "r": rank,
         "lora_alpha": alpha,
-        "target_modules": [target],
+        "target_modules": "all-linear" if everywhere else [target],
         "init_lora_weights": init,
     }
 
 
-PUBLISHED: Mapping[str, Callable[[QuantizedBase, int], Made]] = {
+PUBLISHED: Mapping[str, Callable[[QuantizedBase, int, int, bool], Made]] = {
     "milora": milora,
     "irqlora": irqlora,
     "nola": nola,
