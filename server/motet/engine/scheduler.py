@@ -143,7 +143,7 @@ class Scheduler:
         for row in plan.rows:
             row.sequence.num_computed = max(row.sequence.num_computed, row.stop)
         for row in plan.rows:
-            if row.sequence in self.running:
+            if row.sequence.blocks:  # else it was removed after the plan was made
                 self.sharing.publish(row.sequence)
 
     def audit(self) -> None:

@@ -44,6 +44,8 @@ class Sequence:
     counts: TokenCounts
     tokens: list[int] = field(init=False)
     num_virtual: int = field(init=False)
+    prompt_end: int = field(init=False)
+    """The position behind the prompt."""
     adapted_from: int = field(init=False)
     """Position from which on the request's adapter is active; aLoRA's is not before."""
     num_computed: int = 0
@@ -59,6 +61,7 @@ class Sequence:
         self.tokens = list(self.request.prompt)
         adapter = self.request.adapter
         self.num_virtual = adapter.num_virtual_tokens if adapter else 0
+        self.prompt_end = self.num_virtual + self.prompt_len
         self.adapted_from = 0
         if adapter and adapter.invocation_tokens:
             start = _last_occurrence(adapter.invocation_tokens, self.request.prompt)
@@ -68,11 +71,6 @@ class Sequence:
     @property
     def prompt_len(self) -> int:
         return len(self.request.prompt)
-
-    @property
-    def prompt_end(self) -> int:
-        """The position behind the prompt."""
-        return self.num_virtual + self.prompt_len
 
     @property
     def length(self) -> int:
@@ -99,8 +97,8 @@ class Sequence:
         bits repeatable.
         """
         counts: list[int] = []
-        position = self.num_computed
-        while position < self.length:
+        position, length = self.num_computed, self.length
+        while position < length:
             count = 1
             if position < self.prompt_end:
                 boundary = (position // chunk_len + 1) * chunk_len

@@ -101,6 +101,8 @@ class Sharing:
 
     def publish(self, sequence: Sequence) -> None:
         """Share what the sequence has computed of its prefix and will not write again."""
+        if not sequence.num_virtual and not sequence.stretches:
+            return
         if self._lacks_virtual(sequence) and not self._publish_virtual(sequence):
             return
         num_published = len(sequence.shared) - bool(sequence.num_virtual)

@@ -11,10 +11,15 @@ from typing import Any
 
 import pytest
 import torch
+from motet.engine.attention import LayerAttention
 from motet.engine.request import Request
 from motet.engine.runtime import Runtime
+from motet.engine.survey import LayerShape
+from motet.engine.virtual_tokens import require_fit
 from motet.errors import RequestRefused
-from motet_adapters import Adapter
+from motet_adapters import Adapter, AdapterLoadFailed
+from motet_adapters.families import PartSpec, SitePlan
+from motet_adapters.image import Image, Layout
 from peft import (
     LoraConfig,
     PeftConfig,
@@ -247,6 +252,24 @@ def test_a_deleted_adapters_virtual_tokens_leave_the_cache(tmp_path: Path) -> No
         runtime.engine.stop()  # its last step comes after the deletion woke it
         runtime.engine.step()
         assert runtime.engine.stats().num_cached_blocks == 0
+
+
+@pytest.mark.parametrize(
+    ("num_heads", "size", "fits"), [(2, 16, True), (1, 16, False), (2, 8, False)]
+)
+def test_keys_that_fit_no_layer_fail_their_own_load(num_heads: int, size: int, fits: bool) -> None:
+    """Whatever the base's configuration says: within a step it would end everybody's request."""
+    part = PartSpec((3, num_heads, size))
+    plan = SitePlan("prefix", {}, {"keys.0": part, "values.0": part}, lambda _read: {})
+    layout = Layout.of([plan], torch.float32)
+    buffer = torch.zeros(layout.num_bytes, dtype=torch.uint8)
+    image = Image("digest", torch.float32, buffer, layout.entries)
+    layers = {0: LayerShape(2, 16, 16, LayerAttention(0, 1.0, None, None))}
+    if fits:
+        require_fit(image, layers)
+        return
+    with pytest.raises(AdapterLoadFailed, match="do not fit layer 0"):
+        require_fit(image, layers)
 
 
 def test_only_real_tokens_count_and_virtual_ones_take_positions(house: House) -> None:
