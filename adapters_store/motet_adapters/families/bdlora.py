@@ -23,7 +23,7 @@ _MAX_BLOCKS = 1 << 16
 
 
 class _Blocks(NamedTuple):
-    count: int
+    number: int
     of_a: tuple[str, ...]  # parts of module names
     of_b: tuple[str, ...]
 
@@ -49,15 +49,15 @@ def block_diagonal(fields: Fields, settings: LoraSettings, _base: BaseWeights) -
         for key, is_blocked in ((a, is_a), (b, is_b)):
             rows, columns = shapes[key]
             if is_blocked:
-                if rows % blocks.count or columns % blocks.count:
-                    raise _refused(f"has {blocks.count} blocks, which do not divide {quoted(key)}")
-                shapes[key] = (rows, columns // blocks.count)
+                if rows % blocks.number or columns % blocks.number:
+                    raise _refused(f"has {blocks.number} blocks, which do not divide {quoted(key)}")
+                shapes[key] = (rows, columns // blocks.number)
 
         def make(read: Read) -> tuple[Tensor, Tensor]:
             stored_a, stored_b = trained.make(read)
             return (
-                _whole(stored_a, blocks.count) if is_a else stored_a,
-                _whole(stored_b, blocks.count) if is_b else stored_b,
+                _whole(stored_a, blocks.number) if is_a else stored_a,
+                _whole(stored_b, blocks.number) if is_b else stored_b,
             )
 
         return Factors(trained.rank, shapes, make)
@@ -66,7 +66,8 @@ def block_diagonal(fields: Fields, settings: LoraSettings, _base: BaseWeights) -
 
 
 def _whole(stacked: Tensor, count: int) -> Tensor:
-    return torch.block_diag(*stacked.chunk(count, dim=0))
+    whole: Tensor = torch.block_diag(*stacked.chunk(count, dim=0))  # type: ignore[no-untyped-call]
+    return whole
 
 
 def _blocks(fields: Fields) -> _Blocks:

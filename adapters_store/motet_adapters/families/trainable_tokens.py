@@ -55,7 +55,7 @@ def _targets(value: object, embedding: str, head: str) -> frozenset[str]:
             f"target_modules is {quoted(value)}; tokens are trained in {embedding} or {head}.",
             "target_modules",
         )
-    return frozenset(ends[name] for name in names)
+    return frozenset(ends[str(name)] for name in names)
 
 
 TRAINABLE_TOKENS = Family(
