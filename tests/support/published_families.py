@@ -216,7 +216,7 @@ def svf(base: QuantizedBase, seed: int, rank: int, everywhere: bool) -> Made:
     """Sun et al. 2025, arXiv 2501.06252: singular values times a mask, their sum kept."""
     random = torch.Generator().manual_seed(seed)
     tensors, deltas = {}, {}
-    modules = [module for module in base.modules() if everywhere or ".mlp." in module]
+    modules = [module for module in base.modules() if ".mlp." in module]  # the published choice
     for index, module in enumerate(modules):
         weight = _original(base, module)
         u, s, vt = torch.linalg.svd(weight, full_matrices=False)
