@@ -25,7 +25,7 @@ LEAVES = {"motet_kernels", "motet_adapters", "motet_database"}
 ALLOWED: dict[str, set[str]] = {
     "motet_kernels": set(),
     "motet_database": set(),
-    "motet_adapters": {"motet_database"},
+    "motet_adapters": {"motet_database", "motet_kernels"},
     "motet": set(),
     "motet.errors": set(),
     "motet.settings": {"motet.errors"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -11,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from motet.engine.runtime import Runtime, open_runtime
 from motet.settings import Settings
 from motet_adapters import Adapter
@@ -18,9 +20,10 @@ from motet_kernels import dispatch
 from motet_kernels.cpu.native_build import BuildFailed
 from motet_kernels.cpu.native_library import ALL_LEVELS, runnable_levels
 from motet_kernels.cpu.native_ops import NativeCpuOps
-from peft import LoraConfig
+from peft import LoraConfig, PeftConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from torch import Tensor
 from torch.nn import functional as F
+from transformers import PreTrainedModel
 
 from tests.support.dense_model import dense_model
 from tests.support.peft_adapters import make_adapter
@@ -30,6 +33,7 @@ from tests.support.tiny_models import make_checkpoint
 
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 NUM_ADAPTERS = 8
+INVOCATION = 251
 NUM_SLOTS = 5  # so that adapters come and go within a batch
 NUM_SCRIPTS = 60
 
@@ -46,7 +50,7 @@ class House:
 
 @contextmanager
 def furnished(directory: Path, checkpoint: str) -> Iterator[House]:
-    """In bfloat16, on what serves this machine; every third adapter is a DoRA one."""
+    """In bfloat16, on what serves this machine; of each kind that the engine tells apart."""
     settings = Settings(
         base=str(make_checkpoint(directory / "checkpoint", checkpoint)),
         data_dir=directory / "data",
@@ -74,8 +78,22 @@ def furnished(directory: Path, checkpoint: str) -> Iterator[House]:
 
 
 def make_adapters(directory: Path, runtime: Runtime) -> list[Adapter]:
+    """LoRA and DoRA, aLoRA, and virtual tokens that are computed or stored."""
     plain = dense_model(runtime.base)
+    others: list[PeftConfig] = [
+        PromptTuningConfig(num_virtual_tokens=21, task_type="CAUSAL_LM"),
+        PrefixTuningConfig(num_virtual_tokens=6, task_type="CAUSAL_LM"),
+        LoraConfig(
+            r=8,
+            target_modules=["q_proj", "v_proj"],
+            alora_invocation_tokens=[INVOCATION],
+            task_type="CAUSAL_LM",
+        ),
+    ]
     adapters = []
+    for index, config in enumerate(others):
+        make_random(plain, directory / f"other-{index}", config)
+        adapters.append(upload(runtime, "tenant", f"other-{index}", directory / f"other-{index}"))
     for index in range(NUM_ADAPTERS):
         config = LoraConfig(
             r=(1, 3, 8, 16)[index % 4],
@@ -90,6 +108,17 @@ def make_adapters(directory: Path, runtime: Runtime) -> list[Adapter]:
     return adapters
 
 
+def make_random(plain: PreTrainedModel, directory: Path, config: PeftConfig) -> None:
+    """Write an adapter with random weights."""
+    model = get_peft_model(copy.deepcopy(plain), config)
+    draw = torch.Generator().manual_seed(1)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            with torch.no_grad():
+                parameter.copy_(0.3 * torch.randn(parameter.shape, generator=draw))
+    model.save_pretrained(str(directory))
+
+
 def draw_scripts(adapters: list[Adapter]) -> list[Script]:
     """A fifth of them on the base."""
     draw = random.Random(0)
@@ -97,9 +126,17 @@ def draw_scripts(adapters: list[Adapter]) -> list[Script]:
     def tokens(count: int) -> tuple[int, ...]:
         return tuple(draw.randrange(3, 250) for _ in range(count))
 
+    def prompt() -> tuple[int, ...]:
+        """Many begin alike, and some have the invocation in them, here or there."""
+        made = [*alike[: draw.choice((0, 20, 40))], *tokens(draw.randint(1, 40))]
+        for _ in range(draw.choice((0, 0, 3))):
+            made[draw.randrange(len(made))] = INVOCATION
+        return tuple(made)
+
+    alike = tokens(40)
     return [
         Script(
-            tokens(draw.randint(1, 60)),
+            prompt(),
             tokens(draw.randint(1, 12)),
             draw.choice(adapters) if index % 5 else None,
         )
@@ -126,6 +163,7 @@ def compare(house: House, seeds: Iterable[int]) -> Findings:
         replayed = house.replayer.run(scripts, conditions)
         findings.seen["mixed steps"] += replayed.num_mixed_steps
         findings.seen["preemptions"] += replayed.num_preemptions
+        findings.seen["cached tokens"] += replayed.num_cached_tokens
         for request, (index, logits) in enumerate(zip(chosen, replayed.logits, strict=True)):
             alike = (logits == house.solos[index]).all(dim=1)
             findings.violations += [

@@ -20,7 +20,7 @@ from motet_adapters.errors import (
     StoreUnusable,
     VersionNotFound,
 )
-from motet_adapters.image import Entry, Image
+from motet_adapters.image import Entry, Image, SiteParts
 from motet_adapters.index import Lease
 from motet_adapters.limits import Limits
 from motet_adapters.origin import Origin
@@ -56,6 +56,7 @@ __all__ = [
     "Limits",
     "Origin",
     "Prefixes",
+    "SiteParts",
     "Slot",
     "Staging",
     "StoreFull",

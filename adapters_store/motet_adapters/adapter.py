@@ -1,7 +1,7 @@
 """A published adapter, as data."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,8 +11,8 @@ class Adapter:
     tenant: str
     name: str
     digest: str  # SHA-256 (64 hex digits) over the uploaded config and weights
-    kind: str  # "lora" | "rslora" | "dora"; DoRA with rsLoRA's scale is "dora"
-    ranks: tuple[int, ...]  # distinct ranks, sorted
+    kind: str  # of its family: "lora", "dora", ...; DoRA with rsLoRA's scale is "dora"
+    ranks: tuple[int, ...]  # distinct ranks that run, sorted; empty: no product of two factors
     matched: Mapping[str, int]  # projection name -> number of modules, {"q_proj": 30, ...}
     num_parameters: int
     source_bytes: int  # the two uploaded files
@@ -25,6 +25,11 @@ class Adapter:
     # Of the weights file alone. None: a row of Motet 0.1 that no scrub has read yet.
     weights_sha256: str | None = None  # 64 hex digits
     weights_bytes: int | None = None
+    # Scheduling needs both before the image is loaded.
+    num_virtual_tokens: int = 0  # positions it puts before every prompt
+    invocation_tokens: tuple[int, ...] = ()  # aLoRA: active from this sequence on
+    # Path of a module -> ||D - B A|| / ||D|| of its update D, where it was cut to a rank.
+    lossy_errors: Mapping[str, float] = field(default_factory=dict)
 
     def has_expired(self, now: float) -> bool:
         return self.expires_at is not None and self.expires_at <= now

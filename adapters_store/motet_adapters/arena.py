@@ -1,32 +1,59 @@
 """The device tier: a byte budget of resident adapters, with pins, loads off the engine thread.
 
-Threads. `acquire`, `release` and `close` belong to the engine thread, which alone decides what is
-evicted for another. Loader threads fetch an image, copy it into a region set aside for it, and
-publish the slot when the copy is complete. `stats` and `drop` may be called from anywhere.
+Threads. `acquire`, `release`, `departed` and `close` belong to the engine thread, which alone
+decides what is evicted for another. Loader threads fetch an image, copy it into a region set aside
+for it, and publish the slot when the copy is complete. `stats` and `drop` may be called from
+anywhere.
 
 The first load of a digest takes two trips to a loader thread, because its size is learnt from its
 image; later ones take one. Between the trips nothing is reserved, so an abandoned load costs
 nobody their place.
+
+Bases that adapters share lie in regions of the same tensor: brought by the first of them to load,
+used by the others, given back with the last.
 """
 
 import logging
 import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
+from torch import Tensor
 
 from motet_adapters.device_copy import DeviceCopy
 from motet_adapters.errors import AdapterError, AdapterLoadFailed
-from motet_adapters.image import Image, aligned
+from motet_adapters.families.plan import Basis as BasisTensor
+from motet_adapters.free_list import Region
+from motet_adapters.image import Image, Views, aligned
 from motet_adapters.residents import Place, Residents, Slot
 
 _REGION_ALIGNMENT = 256  # bytes: the coarsest alignment any device asks of a tensor
 _NUM_LOADERS = 2  # one reads a disk while the other copies; more only contend
+_NO_BASIS = "What the adapter shares with others could not be loaded; asking again loads it again."
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
+
+
+class Sizes(NamedTuple):
+    """Bytes on the device, aligned."""
+
+    own: int
+    bases: Mapping[str, int]  # by digest
+
+    @classmethod
+    def of(cls, image: Image) -> "Sizes":
+        bases = {name: basis.num_bytes for name, basis in image.shared.items()}
+        return cls(
+            aligned(image.num_bytes, _REGION_ALIGNMENT),
+            {name: aligned(size, _REGION_ALIGNMENT) for name, size in bases.items()},
+        )
+
+    @property
+    def total(self) -> int:
+        return self.own + sum(self.bases.values())
 
 
 @dataclass(frozen=True)
@@ -37,6 +64,7 @@ class ArenaStats:
     loading: int  # wanted and on their way
     pinned: int  # resident and in use
     used_bytes: int
+    basis_bytes: int  # of those, what adapters share
     budget_bytes: int
     num_loads: int
     num_failures: int
@@ -68,7 +96,8 @@ class Arena:
         # Zeroed, so that no byte of whoever used this memory before can ever be read.
         self._buffer = torch.zeros(num_bytes, dtype=torch.uint8, device=device)
         self._residents = Residents(num_bytes // _REGION_ALIGNMENT * _REGION_ALIGNMENT, num_slots)
-        self._sizes: dict[str, int] = {}
+        self._sizes: dict[str, Sizes] = {}
+        self._bases: dict[str, Future[Views]] = {}
         self._loading: set[str] = set()
         self._dropped: set[str] = set()  # of those that are loading
         self._failures: dict[str, str] = {}
@@ -101,6 +130,12 @@ class Arena:
         with self._lock:
             self._residents.unpin(slot)
 
+    def departed(self) -> frozenset[str]:
+        """Digests that have left the device since this was last asked, even if they are back: what
+        was made of them there is to go too."""
+        with self._lock:
+            return self._residents.departed()
+
     def drop(self, digest: str) -> None:
         """The adapter was deleted and nobody leases it: its room is free now, or as soon as the
         last step that runs it, or the load on its way, has ended. Asked for again, it is loaded
@@ -119,6 +154,7 @@ class Arena:
                 loading=len(self._loading),
                 pinned=self._residents.num_pinned,
                 used_bytes=self._residents.used_bytes,
+                basis_bytes=self._residents.basis_bytes,
                 budget_bytes=self._budget_bytes,
                 num_loads=self._num_loads,
                 num_failures=self._num_failures,
@@ -136,16 +172,26 @@ class Arena:
             self._loading.add(digest)
             self._loaders.submit(self._measure, digest)
             return
-        if size > self._budget_bytes:
+        if size.total > self._budget_bytes:
             raise AdapterLoadFailed(digest, _too_large(size, self._budget_bytes))
-        reserved = self._residents.set_aside(size)
+        reserved = self._residents.set_aside(size.own, size.bases)
         if reserved is None:
             return
         place, num_evicted = reserved
         self._num_evictions += num_evicted
-        region = self._buffer[place.region.offset : place.region.end]
+        self._bases = {
+            name: views for name, views in self._bases.items() if self._residents.has_basis(name)
+        }
+        self._bases |= {name: Future() for name in place.new_bases}
+        bases = {name: self._bases[name] for name in place.bases}
+        copies = {name: self._copy_into(region) for name, region in place.new_bases.items()}
         self._loading.add(digest)
-        self._loaders.submit(self._load, digest, place, DeviceCopy.into(region))
+        self._loaders.submit(
+            self._load, digest, place, self._copy_into(place.region), bases, copies
+        )
+
+    def _copy_into(self, region: Region) -> DeviceCopy:
+        return DeviceCopy.into(self._buffer[region.offset : region.end])
 
     def _measure(self, digest: str) -> None:
         image = self._attempt(digest, lambda: self._images(digest))
@@ -154,11 +200,22 @@ class Arena:
             if self._was_dropped(digest):
                 self._failures.pop(digest, None)
             elif image is not None:
-                self._sizes[digest] = aligned(image.num_bytes, _REGION_ALIGNMENT)
+                self._sizes[digest] = Sizes.of(image)
         self._on_ready()
 
-    def _load(self, digest: str, place: Place, copy: DeviceCopy) -> None:
-        slot = self._attempt(digest, lambda: self._copied(digest, place, copy))
+    def _load(
+        self,
+        digest: str,
+        place: Place,
+        copy: DeviceCopy,
+        bases: Mapping[str, "Future[Views]"],
+        copies: Mapping[str, DeviceCopy],
+    ) -> None:
+        slot = self._attempt(digest, lambda: self._copied(digest, place, copy, bases, copies))
+        for name in copies:
+            # Whoever else waits for a basis that did not come has failed with this one.
+            if not bases[name].done():
+                bases[name].set_exception(AdapterLoadFailed(digest, _NO_BASIS))
         with self._lock:
             self._loading.discard(digest)
             is_dropped = self._was_dropped(digest)
@@ -177,9 +234,28 @@ class Arena:
         self._dropped.discard(digest)
         return was_dropped
 
-    def _copied(self, digest: str, place: Place, copy: DeviceCopy) -> Slot:
+    def _copied(
+        self,
+        digest: str,
+        place: Place,
+        copy: DeviceCopy,
+        bases: Mapping[str, "Future[Views]"],
+        copies: Mapping[str, DeviceCopy],
+    ) -> Slot:
+        """copies: of those of the bases that this load has to bring."""
         image = self._images(digest)
-        views = image.views(copy.run(image.buffer))
+        for name, basis_copy in copies.items():
+            basis = image.shared[name]
+            bases[name].set_result(basis.views(basis_copy.run(basis.buffer)))
+        buffer = copy.run(image.buffer)
+        # Others' loads were begun before this one, so that waiting for theirs ends.
+        found = {name: future.result() for name, future in bases.items()}
+
+        def find_basis(basis: BasisTensor) -> Tensor:
+            (site,) = found[basis[0]].values()
+            return site.tensors[basis[1]]
+
+        views = image.views(buffer, find_basis)
         return Slot(place.index, place.generation, digest, views)
 
     def _attempt(self, digest: str, work: Callable[[], _T]) -> _T | None:
@@ -198,8 +274,12 @@ class Arena:
         return None
 
 
-def _too_large(size: int, budget: int) -> str:
+def _too_large(size: Sizes, budget: int) -> str:
+    shared = size.total - size.own
+    needed = f"{size.own} bytes"
+    if shared:
+        needed += f", and {shared} bytes for what it shares with others of its kind,"
     return (
-        f"The adapter needs {size} bytes on the device, but the budget for adapters is {budget} "
+        f"The adapter needs {needed} on the device, but the budget for adapters is {budget} "
         "bytes. Train it with a smaller rank, or give the server a larger budget."
     )

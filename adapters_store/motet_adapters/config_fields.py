@@ -1,6 +1,6 @@
 """Typed access to the values of a parsed adapter_config.json. Each refusal names its key."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
 from motet_adapters.errors import AdapterRefused
@@ -19,6 +19,18 @@ class Fields:
 
     def __init__(self, values: Mapping[str, object]) -> None:
         self._values = values
+
+    def __iter__(self) -> Iterator[str]:
+        """The keys."""
+        return iter(self._values)
+
+    def without(self, key: str) -> "Fields":
+        """All but one key."""
+        return Fields({name: value for name, value in self._values.items() if name != key})
+
+    def get(self, key: str, default: object = None) -> object:
+        """The value as it is in the file."""
+        return self._values.get(key, default)
 
     def flag(self, key: str) -> bool:
         value = self._values.get(key)
@@ -61,13 +73,16 @@ class Fields:
                 "layers_pattern",
             )
         raw = self._values.get("target_modules")
+        exclude, exclude_expression = self._exclude()
         if isinstance(raw, str):
             if layers is not None:
                 raise AdapterRefused(
                     "layers_to_transform needs target_modules to be a list of names, not a string.",
                     "layers_to_transform",
                 )
-            return TargetSpec(expression=raw, exclude=self._names("exclude_modules"))
+            return TargetSpec(
+                expression=raw, exclude=exclude, exclude_expression=exclude_expression
+            )
         names = self._names("target_modules")
         if not names:
             raise AdapterRefused(
@@ -77,10 +92,31 @@ class Fields:
             )
         return TargetSpec(
             names=names,
-            exclude=self._names("exclude_modules"),
+            exclude=exclude,
             layers=layers,
             layers_pattern=layers_pattern,
+            exclude_expression=exclude_expression,
         )
+
+    def names(self, key: str) -> tuple[str, ...]:
+        """A list of plain module names; empty if there is none."""
+        return self._names(key)
+
+    def numbers(self, key: str, high: int) -> tuple[int, ...]:
+        """A list of whole numbers from 0 to `high`; empty if there is none."""
+        value = self._values.get(key)
+        if value is None:
+            return ()
+        if not isinstance(value, list):
+            raise AdapterRefused(f"{key} is {quoted(value)}; use a list of numbers.", key)
+        return tuple(self.integer(item, key, 0, high) for item in value)
+
+    def _exclude(self) -> tuple[tuple[str, ...], str | None]:
+        """exclude_modules as names, or as an expression."""
+        raw = self._values.get("exclude_modules")
+        if isinstance(raw, str) and raw:
+            return (), raw
+        return self._names("exclude_modules"), None
 
     def _names(self, key: str) -> tuple[str, ...]:
         value = self._values.get(key)

@@ -1,7 +1,7 @@
 """An upload that passed every check, as the adapter it would be."""
 
 from motet_adapters.adapter import Adapter
-from motet_adapters.matching import projections
+from motet_adapters.matching import counts
 from motet_adapters.source import Lowered
 from motet_adapters.staging import Staging
 
@@ -11,10 +11,10 @@ def described(tenant: str, name: str, staging: Staging, lowered: Lowered, now: f
     return Adapter(
         tenant=tenant,
         name=name,
-        digest=staging.finish().digest,
-        kind=lowered.settings.kind,
-        ranks=tuple(sorted({found.rank for found in lowered.matches})),
-        matched=projections(lowered.matches),
+        digest=lowered.image.digest,
+        kind=lowered.plan.kind,
+        ranks=tuple(sorted({site.rank for site in lowered.plan.sites if site.rank})),
+        matched=counts(lowered.plan),
         num_parameters=lowered.num_parameters,
         source_bytes=staging.num_bytes,
         image_bytes=lowered.image.num_bytes,
@@ -22,4 +22,7 @@ def described(tenant: str, name: str, staging: Staging, lowered: Lowered, now: f
         warnings=lowered.warnings,
         weights_sha256=staging.weights_sha256,
         weights_bytes=staging.weights_bytes,
+        num_virtual_tokens=lowered.plan.num_virtual_tokens,
+        invocation_tokens=lowered.plan.invocation_tokens,
+        lossy_errors=lowered.lossy_errors,
     )

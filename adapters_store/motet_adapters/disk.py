@@ -5,6 +5,8 @@ lock                       held while a process has the store open
 motet.sqlite3              tenant and name -> digest, unless the server's database holds them
 sources/DIGEST/            the two uploaded files
 images/DIGEST.TAG          derived; TAG stands for base and dtype
+bases/DIGEST.TAG           derived; tensors that several images need
+needs/DIGEST.TAG           the bases that an adapter's image needs, one digest a line
 staging/RANDOM/            uploads on their way in; emptied at every start
 """
 
@@ -17,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from motet_adapters.durable import rename, sync_directory, sync_file
+from motet_adapters.durable import rename, sync_directory, sync_file, write_text
 from motet_adapters.errors import StoreUnusable
 from motet_adapters.source import Source
 
@@ -29,11 +31,19 @@ class Disk:
         self.staging = root / "staging"
         self._sources = root / "sources"
         self._images = root / "images"
+        self._bases = root / "bases"
+        self._needs = root / "needs"
         self._tag = hashlib.sha256(f"{fingerprint} {dtype}".encode()).hexdigest()[:16]
         self._database_id = root / "database-id"
         self.database = root / "motet.sqlite3"
         self.old_registry = root / "registry.sqlite3"  # of Motet 0.1
-        for directory in (self.staging, self._sources, self._images):
+        for directory in (
+            self.staging,
+            self._sources,
+            self._images,
+            self._bases,
+            self._needs,
+        ):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         # What is placed in them later is only as durable as they are.
         sync_directory(root)
@@ -45,6 +55,16 @@ class Disk:
 
     def image_path(self, digest: str) -> Path:
         return self._images / f"{digest}.{self._tag}"
+
+    def basis_path(self, digest: str) -> Path:
+        return self._bases / f"{digest}.{self._tag}"
+
+    def needed_bases(self) -> dict[str, frozenset[str]]:
+        """Adapter's digest -> digests of the bases that its image needs, of those that need any."""
+        return {
+            path.name.removesuffix(f".{self._tag}"): frozenset(path.read_text("ascii").split())
+            for path in self._needs.glob(f"*.{self._tag}")
+        }
 
     def belong_to(self, database_id: str, *, names_any: bool) -> None:
         """Remember the database whose word `sweep` will take, durably.
@@ -66,10 +86,7 @@ class Disk:
 
     def _remember(self, database_id: str) -> None:
         path = self.staging / "database-id"
-        with path.open("w", encoding="ascii") as file:
-            file.write(database_id)
-            file.flush()
-            os.fsync(file.fileno())
+        write_text(path, database_id)
         rename(path, self._database_id)
 
     def sweep(self, live: set[str]) -> None:
@@ -79,9 +96,14 @@ class Disk:
         for path in self._sources.iterdir():
             if path.name not in live:
                 _remove(path)
-        for path in self._images.iterdir():
+        for path in (*self._images.iterdir(), *self._needs.iterdir()):
             digest, _, tag = path.name.partition(".")
             if digest not in live or tag != self._tag:
+                _remove(path)
+        needed = self._all_needed()
+        for path in self._bases.iterdir():
+            digest, _, tag = path.name.partition(".")
+            if digest not in needed or tag != self._tag:
                 _remove(path)
 
     def place_source(self, source: Source, *, replace: bool) -> None:
@@ -101,13 +123,31 @@ class Disk:
         self.place_source(Source(source.directory, digest), replace=True)
 
     def place_image(self, path: Path, digest: str) -> None:
-        """Rename a written image into place, durably."""
+        """Rename a written image into place, durably, after the bases written beside it."""
+        for basis in sorted(path.parent.glob(f"{path.name}.basis.*")):
+            rename(basis, self.basis_path(basis.suffix.removeprefix(".")))
+        needs = path.with_name(f"{path.name}.needs")
+        if needs.exists():
+            rename(needs, self._needs_path(digest))
         rename(path, self.image_path(digest))
 
     def remove(self, digest: str) -> None:
-        """Remove source and image. What can't be removed now goes at the next start."""
+        """Remove source, image and bases that no other image needs. What can't be removed now goes
+        at the next start."""
         _remove(self.image_path(digest))
+        needs = self._needs_path(digest)
+        if needs.exists():
+            freed = set(needs.read_text("ascii").split())
+            _remove(needs)
+            for basis in freed - self._all_needed():
+                _remove(self.basis_path(basis))
         _remove(self.source(digest).directory)
+
+    def _needs_path(self, digest: str) -> Path:
+        return self._needs / f"{digest}.{self._tag}"
+
+    def _all_needed(self) -> set[str]:
+        return {basis for bases in self.needed_bases().values() for basis in bases}
 
     def close(self) -> None:
         if self._lock is not None:

@@ -33,6 +33,14 @@ def write_all(descriptor: int, data: bytes | memoryview) -> None:
         view = view[os.write(descriptor, view) :]
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write and fsync a new ASCII file, to be renamed into place."""
+    with path.open("w", encoding="ascii") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def sync_directory(path: Path) -> None:
     """Make the entries of a directory durable; fsync of a file says nothing about its name."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)

@@ -35,6 +35,7 @@ class AdapterNotFound(AdapterError):
     def __init__(self, name: str) -> None:
         shown = ascii(name)[:80]
         super().__init__(f"There is no adapter named {shown}.", "adapter_not_found", "name")
+        self.name = name
 
 
 class VersionNotFound(AdapterError):

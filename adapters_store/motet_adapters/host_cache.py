@@ -1,7 +1,7 @@
 """The host tier: images in memory up to a budget of bytes, least recently used leave first."""
 
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 
 from motet_adapters.image import Image
 
@@ -13,6 +13,7 @@ class HostCache:
         self._max_bytes = max_bytes
         self._images: OrderedDict[str, Image] = OrderedDict()
         self._num_bytes = 0
+        self._users: Counter[str] = Counter()  # of each basis, among the images
         self._lock = threading.Lock()
 
     @property
@@ -27,13 +28,17 @@ class HostCache:
             return image
 
     def put(self, image: Image) -> None:
-        """Keep the image, unless it is larger than the whole budget."""
+        """Keep the image and its bases, unless they are larger than the whole budget."""
         with self._lock:
             self._discard(image.digest)
-            if image.num_bytes > self._max_bytes:
+            bases = image.shared.values()
+            if image.num_bytes + sum(basis.num_bytes for basis in bases) > self._max_bytes:
                 return
             self._images[image.digest] = image
             self._num_bytes += image.num_bytes
+            for basis in bases:
+                self._num_bytes += 0 if self._users[basis.digest] else basis.num_bytes
+                self._users[basis.digest] += 1
             while self._num_bytes > self._max_bytes:
                 self._discard(next(iter(self._images)))
 
@@ -45,3 +50,8 @@ class HostCache:
         image = self._images.pop(digest, None)
         if image is not None:
             self._num_bytes -= image.num_bytes
+            for basis in image.shared.values():
+                self._users[basis.digest] -= 1
+                if not self._users[basis.digest]:
+                    del self._users[basis.digest]
+                    self._num_bytes -= basis.num_bytes

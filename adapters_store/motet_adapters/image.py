@@ -1,35 +1,51 @@
 """The kernel-ready form of an adapter for one base and one dtype: a single flat buffer."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
+from motet_kernels import Activation
 from torch import Tensor
+
+from motet_adapters.families.plan import Basis, SitePlan
 
 ALIGNMENT = 64  # bytes: a cache line, and what vector loads on every target like
 
-Views = Mapping[str, tuple[Tensor, Tensor, Tensor | None]]
+
+class Part(NamedTuple):
+    """Where one tensor of a site lies."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    offset: int  # bytes from the buffer's start, a multiple of ALIGNMENT
 
 
 class Entry(NamedTuple):
-    """Where one module's tensors lie. Offsets in bytes from the buffer's start, all aligned."""
+    """One site: its parts by name, and those it takes from bases that tenants share."""
 
-    rank: int
-    in_features: int
-    out_features: int
-    a_offset: int  # A   [rank, in_features]
-    bt_offset: int  # Bᵀ  [rank, out_features], the scale folded in
-    gain_offset: int | None  # [out_features], DoRA only
+    parts: Mapping[str, Part]
+    activation: Activation
+    bases: Mapping[str, Basis]
 
 
-class Target(NamedTuple):
-    """One adapted module, before it has a place in an image."""
+class SiteParts(NamedTuple):
+    """One site's tensors by part name (see `SitePlan`), and its activation."""
 
-    rank: int
-    in_features: int
-    out_features: int
-    has_gain: bool
+    tensors: Mapping[str, Tensor]
+    activation: Activation = "identity"
+
+
+Views = Mapping[str, SiteParts]
+"""By the path of the site."""
+
+FindBasis = Callable[[Basis], Tensor]
+"""A tensor of a shared basis, on the device that the buffer is on."""
+
+
+def no_basis(basis: Basis) -> Tensor:
+    """For buffers that have none. Raises KeyError."""
+    raise KeyError(basis)
 
 
 @dataclass(frozen=True)
@@ -40,20 +56,20 @@ class Layout:
     num_bytes: int
 
     @classmethod
-    def of(cls, targets: Iterable[tuple[str, Target]], dtype: torch.dtype) -> "Layout":
-        """Lay the targets out one after the other, at their true rank, each tensor aligned."""
+    def of(cls, sites: Iterable[SitePlan], dtype: torch.dtype) -> "Layout":
+        """Lay the sites' parts out one after the other, each tensor aligned.
+
+        dtype: of parts that name none.
+        """
         entries: dict[str, Entry] = {}
         end = 0
-        for module, (rank, in_features, out_features, has_gain) in targets:
-            a_offset = end
-            bt_offset = aligned(a_offset + rank * in_features * dtype.itemsize)
-            end = aligned(bt_offset + rank * out_features * dtype.itemsize)
-            gain_offset = None
-            if has_gain:
-                gain_offset, end = end, aligned(end + out_features * dtype.itemsize)
-            entries[module] = Entry(
-                rank, in_features, out_features, a_offset, bt_offset, gain_offset
-            )
+        for site in sites:
+            parts: dict[str, Part] = {}
+            for name, spec in site.parts.items():
+                part = Part(spec.dtype or dtype, spec.shape, end)
+                end = aligned(end + torch.Size(part.shape).numel() * part.dtype.itemsize)
+                parts[name] = part
+            entries[site.path] = Entry(parts, site.activation, dict(site.bases))
         return cls(entries, end)
 
 
@@ -65,35 +81,53 @@ class Image:
     dtype: torch.dtype
     buffer: Tensor  # uint8 [num_bytes]
     entries: Mapping[str, Entry]
+    shared: Mapping[str, "Image"] = field(default_factory=dict, repr=False)
+    """The bases that it needs beside its own bytes, by digest: each an image of one site."""
 
     @property
     def num_bytes(self) -> int:
         return self.buffer.numel()
 
-    def views(self, buffer: Tensor) -> Views:
-        """Module -> (A [R, K], Bᵀ [R, N], gain [N] or None), as views into `buffer`.
+    @property
+    def bases(self) -> frozenset[str]:
+        """Digests of the shared bases that it needs beside its own bytes."""
+        return frozenset(
+            digest for entry in self.entries.values() for digest, _ in entry.bases.values()
+        )
 
-        `buffer` is uint8 [num_bytes] with this image's bytes, on any device.
+    def views(self, buffer: Tensor, find_basis: FindBasis | None = None) -> Views:
+        """The sites' tensors, as views into `buffer` and what `find_basis` has.
+
+        `buffer` is uint8 [num_bytes] with this image's bytes, on any device. find_basis None: the
+        bases are read where `shared` has them, on the host.
         """
-        return views_into(buffer, self.entries, self.dtype)
+        return views_into(buffer, self.entries, find_basis or self._find_basis)
+
+    def _find_basis(self, basis: Basis) -> Tensor:
+        digest, tensor = basis
+        held = self.shared[digest]
+        (site,) = held.views(held.buffer).values()
+        return site.tensors[tensor]
 
 
-def views_into(buffer: Tensor, entries: Mapping[str, Entry], dtype: torch.dtype) -> Views:
+def views_into(
+    buffer: Tensor, entries: Mapping[str, Entry], find_basis: FindBasis = no_basis
+) -> Views:
     """The tensors of a laid-out buffer, without copying."""
     if buffer.dtype != torch.uint8 or buffer.dim() != 1:
         raise ValueError("an image's buffer is a one-dimensional uint8 tensor")
 
-    def view(offset: int, *shape: int) -> Tensor:
-        count = torch.Size(shape).numel()
-        return buffer[offset : offset + count * dtype.itemsize].view(dtype).view(shape)
+    def view(part: Part) -> Tensor:
+        count = torch.Size(part.shape).numel() * part.dtype.itemsize
+        return buffer[part.offset : part.offset + count].view(part.dtype).view(part.shape)
 
     return {
-        module: (
-            view(entry.a_offset, entry.rank, entry.in_features),
-            view(entry.bt_offset, entry.rank, entry.out_features),
-            None if entry.gain_offset is None else view(entry.gain_offset, entry.out_features),
+        path: SiteParts(
+            {name: view(part) for name, part in entry.parts.items()}
+            | {name: find_basis(basis) for name, basis in entry.bases.items()},
+            entry.activation,
         )
-        for module, entry in entries.items()
+        for path, entry in entries.items()
     }
 
 

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from motet_kernels import Activation
 from torch import Tensor
 
 from motet_adapters.durable import write_all
-from motet_adapters.image import ALIGNMENT, Entry, Image, aligned
+from motet_adapters.image import ALIGNMENT, Entry, Image, Part, aligned
 
-_MAGIC = b"MOTETIM1"
+_MAGIC = b"MOTETIM2"
 _PREAMBLE = 48
 _MAX_HEADER_BYTES = 64 << 20
 
@@ -38,7 +39,7 @@ def write_image(path: Path, image: Image, fingerprint: str) -> None:
             "dtype": _name(image.dtype),
             "num_bytes": image.num_bytes,
             "sha256": hashlib.sha256(buffer).hexdigest(),
-            "entries": {module: list(entry) for module, entry in image.entries.items()},
+            "entries": {path: _told(entry) for path, entry in image.entries.items()},
         }
     ).encode()
     start = _PREAMBLE + len(header)
@@ -66,7 +67,7 @@ def read_image(
         made_for = (header.get("base"), header.get("digest"), header.get("dtype"))
         if made_for != (fingerprint, digest, _name(dtype)):
             raise ImageDamaged("made for another base, adapter or dtype")
-        entries = {module: Entry(*fields) for module, fields in header["entries"].items()}
+        entries = {path: _entry(*fields) for path, fields in header["entries"].items()}
         buffer = torch.empty(header["num_bytes"], dtype=torch.uint8, pin_memory=pin_memory)
         _fill(file.fileno(), buffer)
     if hashlib.sha256(buffer.numpy().data).hexdigest() != header["sha256"]:
@@ -95,6 +96,22 @@ def _fill(descriptor: int, buffer: Tensor) -> None:
         if not count:
             raise ImageDamaged("the file ends early")
         left = left[count:]
+
+
+def _told(entry: Entry) -> list[Any]:
+    parts = {name: [_name(part.dtype), *part[1:]] for name, part in entry.parts.items()}
+    return [parts, entry.activation, entry.bases]
+
+
+def _entry(parts: dict[str, Any], activation: Activation, bases: dict[str, Any]) -> Entry:
+    return Entry(
+        {
+            name: Part(getattr(torch, dtype), tuple(shape), offset)
+            for name, (dtype, shape, offset) in parts.items()
+        },
+        activation,
+        {name: (digest, tensor) for name, (digest, tensor) in bases.items()},
+    )
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -3,14 +3,17 @@
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from motet_database import DatabaseFailure
 
 from motet_adapters.base_weights import BaseWeights
+from motet_adapters.bases import Bases
 from motet_adapters.checkup import Checkup
 from motet_adapters.disk import Disk
+from motet_adapters.durable import write_text
 from motet_adapters.errors import AdapterError, AdapterLoadFailed
 from motet_adapters.host_cache import HostCache
 from motet_adapters.image import Image
@@ -54,10 +57,20 @@ class Images:
         self._writer = writer
         self._note = note
         self._pin_memory = pin_memory
+        self.bases = Bases(base.fingerprint, dtype, self._stored_basis)
         self._loading = tuple(threading.Lock() for _ in range(_NUM_LOADING_LOCKS))
 
     def write(self, path: Path, image: Image) -> None:
-        """As a file, durably, to be placed later. Raises OSError."""
+        """As a file, durably, to be placed later, with those of its bases that are not kept yet.
+
+        Raises OSError.
+        """
+        for basis in image.shared.values():
+            if not self._disk.basis_path(basis.digest).exists():
+                beside = path.with_name(f"{path.name}.basis.{basis.digest}")
+                write_image(beside, basis, self._base.fingerprint)
+        if image.shared:
+            write_text(path.with_name(f"{path.name}.needs"), "\n".join(sorted(image.shared)))
         write_image(path, image, self._base.fingerprint)
 
     def drop(self, digest: str) -> None:
@@ -89,24 +102,42 @@ class Images:
 
     def _read(self, digest: str) -> Image | None:
         try:
-            return read_image(
-                self._disk.image_path(digest),
-                digest=digest,
-                fingerprint=self._base.fingerprint,
-                dtype=self._dtype,
-                pin_memory=self._pin_memory,
-            )
+            image = self._read_file(self._disk.image_path(digest), digest)
         except FileNotFoundError:
             return None
         except (ImageDamaged, OSError) as error:
             _log.warning("remaking the image of adapter %s: %s", digest, error)
             return None
+        shared = {basis: self.bases.find(basis) for basis in sorted(image.bases)}
+        found = {basis: held for basis, held in shared.items() if held is not None}
+        return replace(image, shared=found) if len(found) == len(shared) else None
+
+    def _stored_basis(self, digest: str) -> Image | None:
+        path = self._disk.basis_path(digest)
+        try:
+            return self._read_file(path, digest)
+        except FileNotFoundError:
+            return None
+        except (ImageDamaged, OSError) as error:
+            _log.warning("remaking the basis %s: %s", digest, error)
+            path.unlink(missing_ok=True)  # so that a whole one is written
+            return None
+
+    def _read_file(self, path: Path, digest: str) -> Image:
+        return read_image(
+            path,
+            digest=digest,
+            fingerprint=self._base.fingerprint,
+            dtype=self._dtype,
+            pin_memory=self._pin_memory,
+        )
 
     def _remake(self, digest: str) -> Image:
         # It is all read now anyway, and what was sound when it came in may have rotted since.
         self._checkup.verify(digest)
         try:
-            image = self._disk.source(digest).lower(self._base, self._dtype, _STORED, None).image
+            source = self._disk.source(digest)
+            image = source.lower(self._base, self._dtype, _STORED, None, self.bases).image
         except AdapterError as error:
             raise AdapterLoadFailed(
                 digest, f"The adapter does not fit the base now served. {error.message}"

@@ -8,8 +8,8 @@ KEY_PREFIX = "base_model.model."  # before a module's path in the tensors' names
 _MEANINGS = (
     (
         ".lora_embedding_",
-        "They adapt an embedding, which is not served: train without embed_tokens and lm_head "
-        "in target_modules.",
+        "They adapt an embedding: name it in target_modules, such as embed_tokens, if it was "
+        "trained so.",
     ),
     (
         ".base_layer.",
@@ -17,11 +17,10 @@ _MEANINGS = (
     ),
     (
         "trainable_tokens_delta",
-        "They are trained token embeddings, which are not served: train without "
-        "trainable_token_indices.",
+        "They are trained token embeddings: keep trainable_token_indices in the config.",
     ),
-    (".lora_B.bias", "They are biases of lora_B: train with lora_bias=False."),
-    (".lora_diag", "They belong to KaSA, which is not served: convert it to plain LoRA."),
+    (".lora_B.bias", "They are biases of lora_B: set lora_bias if it was trained so."),
+    (".lora_diag", "They belong to KaSA: keep kasa_config in the config."),
     (
         ".lora_A.default",
         "They carry the adapter's name inside: save with PEFT's model.save_pretrained, not with "
@@ -40,13 +39,13 @@ _UNTARGETED = (
     "target_modules to what was trained, or serve the base the adapter was trained on."
 )
 _UNPREFIXED = f"Names must begin with {KEY_PREFIX} as PEFT's model.save_pretrained writes them."
-_WHOLE = "They are whole weights of modules (modules_to_save), which are not served."
+_WHOLE = "If they are whole weights of modules, name those in modules_to_save."
 
 
-def explain(extra: list[str], use_dora: bool) -> str:
-    """A message for tensors that landed on no module; `extra` is not empty."""
+def explain(extra: list[str], kind: str) -> str:
+    """A message for tensors that landed on no module; `extra` is not empty. kind: the adapter's."""
     return f"{len(extra)} tensors fit no targeted module: {listed(extra)}. " + _meaning(
-        extra[0], use_dora
+        extra[0], "dora" in kind
     )
 
 

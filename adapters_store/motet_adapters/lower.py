@@ -1,25 +1,34 @@
-"""An upload's tensors become an image: the one formula y = gain * (W x + B (A x)) + bias."""
+"""An upload's tensors become an image, one site of its plan at a time."""
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from motet_adapters.base_weights import BaseWeights
-from motet_adapters.dora import dora_gain
+from motet_adapters.bases import SITE, Bases, basis_layout
+from motet_adapters.copies import require_copies
 from motet_adapters.errors import AdapterRefused, AdapterTooLarge
+from motet_adapters.families.plan import BASIS_PREFIX, AdapterPlan, Read
 from motet_adapters.file_kinds import WEIGHTS_FILE
-from motet_adapters.image import Image, Layout, Target, views_into
-from motet_adapters.matching import Match
+from motet_adapters.image import Entry, Image, Layout, views_into
 from motet_adapters.names import quoted
+from motet_adapters.rounding import require_parts, store_part
 from motet_adapters.safetensors_file import SafetensorsFile
+from motet_adapters.truncation import truncated
 from motet_adapters.update_norm import Update, warnings_about
 
 
-def lay_out(matches: list[Match], dtype: torch.dtype, max_image_bytes: int | None) -> Layout:
-    """Places for every matched module, before any tensor is read. Raises AdapterTooLarge."""
-    layout = Layout.of(((found.module, _target(found)) for found in matches), dtype)
-    if max_image_bytes is not None and layout.num_bytes > max_image_bytes:
+def lay_out(plan: AdapterPlan, dtype: torch.dtype, max_image_bytes: int | None) -> Layout:
+    """Places for every part, before any tensor is read. Raises AdapterTooLarge."""
+    layout = Layout.of(plan.sites, dtype)
+    shared = sum(basis_layout(basis, dtype).num_bytes for basis in plan.bases.values())
+    if max_image_bytes is not None and layout.num_bytes + shared > max_image_bytes:
+        needed = f"{layout.num_bytes} bytes"
+        if shared:
+            needed += f", and {shared} bytes for what it shares with others of its kind,"
         raise AdapterTooLarge(
-            f"The adapter needs {layout.num_bytes} bytes on the device, but the budget for all "
+            f"The adapter needs {needed} on the device, but the budget for all "
             f"adapters is {max_image_bytes} bytes. Train it with a smaller rank or fewer targets, "
             "or ask for a larger budget.",
             WEIGHTS_FILE,
@@ -30,56 +39,72 @@ def lay_out(matches: list[Match], dtype: torch.dtype, max_image_bytes: int | Non
 def lower(
     digest: str,
     file: SafetensorsFile,
-    matches: list[Match],
+    plan: AdapterPlan,
     layout: Layout,
     base: BaseWeights,
     dtype: torch.dtype,
-) -> tuple[Image, tuple[str, ...]]:
-    """Read, check and lower every tensor, one module at a time; the image, and what to warn of.
+    bases: Bases,
+) -> tuple[Image, tuple[str, ...], Mapping[str, float]]:
+    """Read, check and lower every tensor, one site at a time; the image, what to warn of, and what
+    was lost: by path, the relative error of an update that was cut to its rank.
 
-    The scale is folded into B, which is stored transposed; DoRA's gain is computed in float32
-    against `base.weight(module)`. Raises AdapterRefused for a value that is not finite, in the
-    file or after lowering.
+    What is computed is computed in float32 and rounded once, to the dtype of its part. Raises
+    AdapterRefused for a value that is not finite, in the file or after lowering.
     """
     buffer = torch.zeros(layout.num_bytes, dtype=torch.uint8)
-    views = views_into(buffer, layout.entries, dtype)
+    views = views_into(
+        buffer, {path: entry._replace(bases={}) for path, entry in layout.entries.items()}
+    )
+    shared = {name: bases.make(basis, _reader(file, {})) for name, basis in plan.bases.items()}
+    read = _reader(file, shared)
+    require_copies(plan, read, base)
+    linears = frozenset(base.modules())
     largest: Update | None = None
-    for found in matches:
-        a = _finite(file.read(found.a).float(), found.a)
-        b = _finite(file.read(found.b).float() * found.scale, found.b)
-        update = Update.of(found.module, a, b)
-        largest = update if largest is None else max(largest, update)
-        a_view, bt_view, gain_view = views[found.module]
-        _store(a_view, a, found.a)
-        _store(bt_view, b.t(), found.b)
-        if found.magnitude is not None and gain_view is not None:
-            magnitude = _finite(file.read(found.magnitude).float(), found.magnitude)
-            gain = dora_gain(base.weight(found.module), a, b, magnitude)
-            _store(gain_view, gain, found.magnitude)
+    lost: dict[str, float] = {}
+    for site in plan.sites:
+        parts = site.lower(read)
+        if site.update is not None:
+            a, b, lost[site.path] = truncated(site.update(read), site.parts["a"].shape[0])
+            parts = {**parts, "a": a, "bt": b.t()}
+        require_parts(site.path, site.parts, parts)
+        for name, view in views[site.path].tensors.items():
+            store_part(view, parts[name], name, site.path)
+        is_product = parts.keys() & {"a", "bt", "core_values"} == {"a", "bt"}
+        if site.path in linears and is_product and site.activation == "identity":
+            update = Update.of(site.path, parts["a"], parts["bt"].t())
+            largest = update if largest is None else max(largest, update)
     warnings = () if largest is None else warnings_about(largest, base)
-    return Image(digest, dtype, buffer, layout.entries), warnings
+    image = Image(
+        digest,
+        dtype,
+        buffer,
+        {path: _resolved(entry, shared) for path, entry in layout.entries.items()},
+        {basis.digest: basis for basis in shared.values()},
+    )
+    return image, (*plan.warnings, *warnings), lost
 
 
-def _target(found: Match) -> Target:
-    return Target(found.rank, found.in_features, found.out_features, found.magnitude is not None)
+def _resolved(entry: Entry, shared: Mapping[str, Image]) -> Entry:
+    """With the digests of bases in place of a plan's names for them."""
+    bases = {part: (shared[name].digest, tensor) for part, (name, tensor) in entry.bases.items()}
+    return entry._replace(bases=bases)
 
 
-def _store(view: Tensor, value: Tensor, name: str) -> None:
-    view.copy_(value)
-    if not torch.isfinite(view).all():
-        raise AdapterRefused(
-            f"Tensor {quoted(name, 200)} leaves the range of the served number format "
-            f"({str(view.dtype).removeprefix('torch.')}) once lowered. The adapter has diverged, "
-            "or its magnitudes belong to another base.",
-            WEIGHTS_FILE,
-        )
+def _reader(file: SafetensorsFile, shared: Mapping[str, Image]) -> Read:
+    def read(name: str) -> Tensor:
+        if name.startswith(BASIS_PREFIX):
+            basis, _, part = name.removeprefix(BASIS_PREFIX).rpartition("/")
+            return shared[basis].views(shared[basis].buffer)[SITE].tensors[part].float()
+        stored = file.read(name)
+        if not stored.is_floating_point():
+            return stored.long()
+        tensor = stored.float()
+        if not torch.isfinite(tensor).all():
+            raise AdapterRefused(
+                f"Tensor {quoted(name, 200)} holds NaN or infinite values. The training has "
+                "diverged; upload an earlier checkpoint.",
+                WEIGHTS_FILE,
+            )
+        return tensor
 
-
-def _finite(tensor: Tensor, name: str) -> Tensor:
-    if not torch.isfinite(tensor).all():
-        raise AdapterRefused(
-            f"Tensor {quoted(name, 200)} holds NaN or infinite values. The training has "
-            "diverged; upload an earlier checkpoint.",
-            WEIGHTS_FILE,
-        )
-    return tensor
+    return read

@@ -87,7 +87,7 @@ class Registry:
                 connection,
                 tenant,
                 source_bytes=adapter.source_bytes,
-                rank=max(adapter.ranks),
+                rank=max(adapter.ranks, default=0),
                 is_new_name=found is None,
             )
             put_blob(connection, adapter)

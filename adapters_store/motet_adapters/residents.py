@@ -1,6 +1,7 @@
 """Who is resident in the arena, where, and who would have to leave to let another in."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from motet_adapters.free_list import FreeList, Region
 from motet_adapters.image import Views
@@ -23,6 +24,18 @@ class Place:
     index: int
     generation: int
     region: Region
+    bases: frozenset[str] = frozenset()
+    """Digests of the bases it uses."""
+    new_bases: Mapping[str, Region] = field(default_factory=dict)
+    """Where those of them are to be put that were not here yet."""
+
+
+@dataclass
+class Basis:
+    """Room of tensors that several adapters share, freed with the last of them."""
+
+    region: Region
+    users: int = 0  # places
 
 
 @dataclass
@@ -46,6 +59,8 @@ class Residents:
         self._free_indices = list(range(num_slots, 0, -1))
         self._generations = [0] * (num_slots + 1)
         self._by_digest: dict[str, Resident] = {}
+        self._bases: dict[str, Basis] = {}
+        self._departed: set[str] = set()
         self._tick = 0
 
     def __len__(self) -> int:
@@ -57,10 +72,23 @@ class Residents:
 
     @property
     def used_bytes(self) -> int:
+        """Bases and what is set aside included."""
         return self._num_bytes - self._free.num_bytes
+
+    @property
+    def basis_bytes(self) -> int:
+        return sum(basis.region.num_bytes for basis in self._bases.values())
+
+    def has_basis(self, digest: str) -> bool:
+        return digest in self._bases
 
     def get(self, digest: str) -> Resident | None:
         return self._by_digest.get(digest)
+
+    def departed(self) -> frozenset[str]:
+        """Digests that were evicted since this was last asked, even if they are back."""
+        departed, self._departed = frozenset(self._departed), set()
+        return departed
 
     def pin(self, resident: Resident) -> None:
         resident.pins += 1
@@ -92,30 +120,77 @@ class Residents:
         self._by_digest[slot.digest] = resident
         self._touch(resident)
 
-    def set_aside(self, num_bytes: int) -> tuple[Place, int] | None:
+    def set_aside(
+        self, num_bytes: int, bases: Mapping[str, int] | None = None
+    ) -> tuple[Place, int] | None:
         """A place for an adapter of that size and how many were evicted for it.
 
+        bases: sizes of the bases it uses, by digest; those that are here already need no room.
         None, with nobody evicted, when no eviction of unpinned adapters could make the room.
         """
-        leaving = self._who_must_leave(num_bytes)
+        bases = bases or {}
+        here = [self._bases[digest] for digest in bases if digest in self._bases]
+        missing = {digest: size for digest, size in bases.items() if digest not in self._bases}
+        for basis in here:  # so that no eviction frees it
+            basis.users += 1
+        leaving = self._who_must_leave(num_bytes) if not missing else None
+        if leaving is None and self._bases.keys() | missing:
+            leaving = self._oldest((num_bytes, *missing.values()))
         if leaving is None:
+            for basis in here:
+                basis.users -= 1
             return None
         for resident in leaving:
             self._evict(resident)
-        region = self._free.take(num_bytes)
-        if region is None:
-            raise AssertionError("evictions were chosen to make this room")
+        region, *regions = self._take((num_bytes, *missing.values()))
+        new_bases = dict(zip(missing, regions, strict=True))
+        self._bases |= {digest: Basis(room, 1) for digest, room in new_bases.items()}
         index = self._free_indices.pop()
         self._generations[index] += 1
-        return Place(index, self._generations[index], region), len(leaving)
+        place = Place(index, self._generations[index], region, frozenset(bases), new_bases)
+        return place, len(leaving)
 
     def give_back(self, place: Place) -> None:
         self._free.give(place.region)
         self._free_indices.append(place.index)
+        for digest in place.bases:
+            basis = self._bases[digest]
+            basis.users -= 1
+            if not basis.users:
+                del self._bases[digest]
+                self._free.give(basis.region)
 
     def _evict(self, resident: Resident) -> None:
         del self._by_digest[resident.slot.digest]
+        self._departed.add(resident.slot.digest)
         self.give_back(resident.place)
+
+    def _take(self, sizes: Sequence[int]) -> list[Region]:
+        """Regions of these sizes, in their order."""
+        regions = _taken(self._free, sizes)
+        if regions is None:
+            raise AssertionError("evictions were chosen to make this room")
+        return regions
+
+    def _oldest(self, sizes: Sequence[int]) -> list[Resident] | None:
+        """Those least recently used that have to leave for all of the sizes to find room, with
+        the bases that nobody else uses."""
+        free = self._free.copy()
+        users = {digest: basis.users for digest, basis in self._bases.items()}
+        unpinned = [resident for resident in self._by_digest.values() if not resident.pins]
+        unpinned.sort(key=lambda resident: resident.last_used)
+        for count in range(len(unpinned) + 1):
+            if count:
+                place = unpinned[count - 1].place
+                free.give(place.region)
+                for digest in place.bases:
+                    users[digest] -= 1
+                    if not users[digest]:
+                        free.give(self._bases[digest].region)
+            has_room = free.num_bytes >= sum(sizes) and _taken(free.copy(), sizes) is not None
+            if has_room and (count or self._free_indices):
+                return unpinned[:count]
+        return None
 
     def _touch(self, resident: Resident) -> None:
         self._tick += 1
@@ -135,6 +210,17 @@ class Residents:
             if hole.num_bytes >= num_bytes:
                 return _needed(unpinned[:count], hole, num_bytes)
         return None
+
+
+def _taken(free: FreeList, sizes: Sequence[int]) -> list[Region] | None:
+    """A region for each size, in their order; the largest is placed first. None: no room."""
+    found: dict[int, Region] = {}
+    for number, size in sorted(enumerate(sizes), key=lambda item: -item[1]):
+        region = free.take(size)
+        if region is None:
+            return None
+        found[number] = region
+    return [found[number] for number in range(len(sizes))]
 
 
 def _needed(leaving: list[Resident], hole: Region, num_bytes: int) -> list[Resident]:

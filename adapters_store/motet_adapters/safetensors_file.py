@@ -20,7 +20,17 @@ from motet_adapters.json_document import parse_object
 from motet_adapters.limits import Limits
 from motet_adapters.names import quoted
 
-_DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
+_DTYPES = {
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    # Indices. Which tensors may hold them, the families say.
+    "U8": torch.uint8,
+    "I16": torch.int16,
+    "I32": torch.int32,
+    "I64": torch.int64,
+}
+_MAX_DIMS = 4
 _LENGTH_BYTES = 8
 
 
@@ -64,6 +74,8 @@ class SafetensorsFile:
     def read(self, name: str) -> Tensor:
         """The tensor, in its stored dtype and shape. Raises AdapterRefused if the file shrank."""
         stored = self.tensors[name]
+        if not stored.num_bytes:
+            return torch.empty(stored.shape, dtype=stored.dtype)
         data = bytearray(stored.num_bytes)
         with self.path.open("rb", buffering=0) as file:
             file.seek(stored.offset)
@@ -103,10 +115,11 @@ def _stored(name: str, field: object, start: int) -> StoredTensor:
             "bfloat16 or float16.",
             WEIGHTS_FILE,
         )
-    if not 1 <= len(shape) <= 2 or 0 in shape:
+    # A size of 0 is for the families to judge: AdaLoRA prunes some modules away.
+    if not 1 <= len(shape) <= _MAX_DIMS:
         raise AdapterRefused(
-            f"Tensor {quoted(name)} has shape {quoted(list(shape))}, which no LoRA or DoRA tensor "
-            "has. If it was trained sharded (ZeRO-3, FSDP), gather the weights before saving.",
+            f"Tensor {quoted(name)} has shape {quoted(list(shape))}, which no adapter's tensor "
+            "has. Save the adapter with PEFT's model.save_pretrained.",
             WEIGHTS_FILE,
         )
     num_bytes = math.prod(shape) * _DTYPES[dtype].itemsize
@@ -124,7 +137,7 @@ def _naturals(value: object) -> tuple[int, ...] | None:
 
 def _require_contiguous(tensors: Mapping[str, StoredTensor], start: int, size: int) -> None:
     end = start
-    for tensor in sorted(tensors.values(), key=lambda tensor: tensor.offset):
+    for tensor in sorted(tensors.values(), key=lambda one: (one.offset, one.num_bytes)):
         if tensor.offset != end:
             raise _damaged("its tensors overlap or leave gaps")
         end = tensor.offset + tensor.num_bytes

@@ -1,20 +1,21 @@
 """The uploaded files, byte for byte, and their identity."""
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from motet_adapters.base_weights import BaseWeights
-from motet_adapters.config import LoraSettings, parse_config
-from motet_adapters.expansion import refuse_expression
+from motet_adapters.bases import Bases
+from motet_adapters.config import read_config
+from motet_adapters.families import AdapterPlan, plan_upload
 from motet_adapters.file_kinds import CONFIG_FILE, WEIGHTS_FILE
 from motet_adapters.image import Image
 from motet_adapters.limits import Limits
 from motet_adapters.lower import lay_out, lower
-from motet_adapters.matching import Match, match
+from motet_adapters.matching import require_match
 from motet_adapters.safetensors_file import SafetensorsFile
 
 _CHUNK_BYTES = 1 << 20
@@ -43,11 +44,11 @@ def digest_of(config: bytes, weights_sha256: bytes) -> str:
 class Lowered:
     """A source that passed every check, and its image."""
 
-    settings: LoraSettings
-    matches: list[Match]
+    plan: AdapterPlan
     image: Image
     num_parameters: int
     warnings: tuple[str, ...] = ()  # sentences for the uploader
+    lossy_errors: Mapping[str, float] = field(default_factory=dict)  # by path, relative
 
 
 @dataclass(frozen=True)
@@ -107,17 +108,28 @@ class Source:
         return found is not None and found.digest == self.digest
 
     def lower(
-        self, base: BaseWeights, dtype: torch.dtype, limits: Limits, max_image_bytes: int | None
+        self,
+        base: BaseWeights,
+        dtype: torch.dtype,
+        limits: Limits,
+        max_image_bytes: int | None,
+        bases: Bases | None = None,
     ) -> Lowered:
-        """Every check there is, then the image. Raises AdapterRefused, AdapterTooLarge."""
-        settings = parse_config(self.config_path.read_bytes(), limits)
+        """Every check there is, then the image. Raises AdapterRefused, AdapterTooLarge.
+
+        bases: where those that are known already are found; None: nowhere.
+        """
+        fields = read_config(self.config_path.read_bytes())
         file = SafetensorsFile.open(self.weights_path, limits)
-        if settings.targets.is_expression:
-            raise refuse_expression(settings.targets, file.tensors, base.modules())
-        matches = match(settings, file.tensors, base)
-        layout = lay_out(matches, dtype, max_image_bytes)
-        image, warnings = lower(self.digest, file, matches, layout, base, dtype)
-        num_parameters = sum(
-            tensor.num_bytes // tensor.dtype.itemsize for tensor in file.tensors.values()
+        plan = plan_upload(fields, file.tensors, base, limits)
+        require_match(plan, file.tensors, limits)
+        layout = lay_out(plan, dtype, max_image_bytes)
+        image, warnings, lost = lower(
+            self.digest, file, plan, layout, base, dtype, bases or Bases(base.fingerprint, dtype)
         )
-        return Lowered(settings, matches, image, num_parameters, warnings)
+        num_parameters = sum(
+            tensor.num_bytes // tensor.dtype.itemsize
+            for name, tensor in file.tensors.items()
+            if name not in plan.ignored and name not in plan.copies
+        )
+        return Lowered(plan, image, num_parameters, warnings, lost)

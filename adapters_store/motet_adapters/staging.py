@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from types import TracebackType
 
-from motet_adapters.durable import refusing_when_full, sync_directory, write_all
+from motet_adapters.durable import refusing_when_full, sync_directory, sync_file, write_all
 from motet_adapters.errors import AdapterTooLarge
 from motet_adapters.file_kinds import (
     CONFIG_FILE,
@@ -16,6 +16,7 @@ from motet_adapters.file_kinds import (
     refuse_missing,
 )
 from motet_adapters.limits import Limits
+from motet_adapters.lossy import with_lossy_rank
 from motet_adapters.names import quoted
 from motet_adapters.source import Source, digest_of
 
@@ -32,6 +33,7 @@ class Staging:
         with refusing_when_full():
             self.directory = _new_directory(parent)
         self._config = bytearray()
+        self._converted: bytes | None = None  # the config with a lossy rank in it
         self._weights = hashlib.sha256()
         self._weights_bytes = 0
         self._descriptors: dict[str, int] = {}
@@ -41,7 +43,7 @@ class Staging:
     @property
     def num_bytes(self) -> int:
         """Bytes written so far, both files together."""
-        return len(self._config) + self._weights_bytes
+        return len(self._converted or self._config) + self._weights_bytes
 
     @property
     def weights_sha256(self) -> str:
@@ -94,9 +96,11 @@ class Staging:
         else:
             self._weights, self._weights_bytes = hashlib.sha256(), 0
 
-    def finish(self) -> Source:
+    def finish(self, lossy_rank: int | None = None) -> Source:
         """Make the files durable and name them by their digest. Idempotent.
 
+        lossy_rank: to which the adapter is converted. It is written into the config, and so is a
+        part of what the adapter is, here and wherever its files go.
         Raises AdapterRefused when one is missing, StoreFull, and RuntimeError after `close`.
         """
         if self._is_closed:
@@ -111,6 +115,11 @@ class Staging:
                 sync_directory(self.directory / "source")
             self._close_files()
             digest = digest_of(bytes(self._config), self._weights.digest())
+            self._source = Source(self.directory / "source", digest)
+        config = with_lossy_rank(bytes(self._config), lossy_rank)
+        if config != (self._converted or self._config):
+            self._rewrite(config)
+            digest = digest_of(config, self._weights.digest())
             self._source = Source(self.directory / "source", digest)
         return self._source
 
@@ -149,6 +158,13 @@ class Staging:
                 "bfloat16, train it with a smaller rank, or ask for a larger limit.",
                 filename,
             )
+
+    def _rewrite(self, config: bytes) -> None:
+        path = self.directory / "source" / CONFIG_FILE
+        with refusing_when_full():
+            path.write_bytes(config)
+            sync_file(path)
+        self._converted = config
 
     def _descriptor(self, filename: str) -> int:
         if filename not in self._descriptors:

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from motet_adapters.base_weights import BaseWeights
 from motet_adapters.blob_states import BlobStates
 from motet_adapters.catalog import Catalog
 from motet_adapters.checkup import Checkup
+from motet_adapters.compositions import Compositions
 from motet_adapters.condition import UNCONDITIONAL, Condition
 from motet_adapters.described import described
 from motet_adapters.disk import Disk
@@ -130,6 +131,7 @@ class AdapterStore(Catalog):
                 note=self._note_image_bytes,
                 pin_memory=pin_memory,
             )
+            self._compositions = Compositions(self._images.get)
             with opening():
                 self._checkup.check_sizes()
         except BaseException:
@@ -154,6 +156,7 @@ class AdapterStore(Catalog):
         expires_at: int | None = None,
         tags: Iterable[str] = (),
         condition: Condition = UNCONDITIONAL,
+        lossy_rank: int | None = None,
     ) -> Adapter:
         """What `put` would publish, with nothing published (a dry run); its number stays open.
 
@@ -161,7 +164,7 @@ class AdapterStore(Catalog):
         """
         sorted_tags = require_tags(tags)
         condition.require(name, self._digest(tenant, name))
-        source = _named(tenant, name, staging)
+        source = _named(tenant, name, staging, lossy_rank)
         adapter = described(tenant, name, staging, self._lowered(source), self._clock())
         return replace(adapter, expires_at=expires_at, tags=sorted_tags)
 
@@ -174,6 +177,7 @@ class AdapterStore(Catalog):
         expires_at: int | None = None,
         tags: Iterable[str] = (),
         condition: Condition = UNCONDITIONAL,
+        lossy_rank: int | None = None,
         actor: str = "store",
     ) -> Adapter:
         """Validate, lower and publish an upload as the name's next version, served from now on.
@@ -181,6 +185,7 @@ class AdapterStore(Catalog):
         When this returns, a power cut can't undo it. What the name serves already, with equal
         tags and end, changes nothing and is returned. Leases of older versions keep their bytes.
         The staging is closed, whatever the outcome. `actor` is who the audit log names.
+        lossy_rank: for an adapter that does not fold exactly: cut its updates to this rank.
         Raises InvalidName, InvalidTag, AdapterRefused, AdapterTooLarge, ConditionFailed,
         StoreFull and what the quota raises; then nothing is changed.
         """
@@ -188,7 +193,7 @@ class AdapterStore(Catalog):
             sorted_tags = require_tags(tags)
             # Cheap, and again on the rows themselves before anything is published.
             condition.require(name, self._digest(tenant, name))
-            source = _named(tenant, name, staging)
+            source = _named(tenant, name, staging, lossy_rank)
             lowered = self._lowered(source)
             image_path = staging.directory / "image"
             with refusing_when_full():
@@ -219,14 +224,19 @@ class AdapterStore(Catalog):
         """The digest's image: from memory, from disk, or made again from its source.
 
         Raises AdapterQuarantined when the source is gone or damaged, AdapterLoadFailed when it
-        doesn't fit this base.
+        doesn't fit this base, AdapterRefused when a composition's adapters cannot be added.
         """
-        return self._images.get(digest)
+        return self._compositions.find(digest) or self._images.get(digest)
 
     def on_removed(self, listener: Callable[[str], None]) -> None:
         """Call `listener(digest)` whenever a digest's last version and last lease are gone, on any
         thread, so that memory for it can be given back. It must neither block nor raise."""
-        self._on_removed = listener
+
+        def removed(digest: str) -> None:
+            for each in (digest, *self._compositions.of_member(digest)):
+                listener(each)
+
+        self._on_removed = removed
 
     def lease(self, tenant: str, name: str) -> Lease:
         """Look up and hold in one step. Raises AdapterNotFound, AdapterQuarantined."""
@@ -236,6 +246,18 @@ class AdapterStore(Catalog):
         except AdapterError:
             lease.release()
             raise
+        return lease
+
+    def lease_sum(self, tenant: str, members: Sequence[tuple[str, float]]) -> Lease:
+        """Hold several adapters as one, each with its weight: see composition.py. Does disk work.
+
+        Raises AdapterNotFound, AdapterQuarantined, AdapterRefused where they cannot be added.
+        """
+        with ExitStack() as held:
+            leases = [held.enter_context(self.lease(tenant, name)) for name, _ in members]
+            weights = [weight for _, weight in members]
+            lease = self._compositions.hold(list(zip(leases, weights, strict=True)))
+            held.pop_all()
         return lease
 
     def follow(self, changes: Sequence[Change]) -> None:
@@ -306,7 +328,9 @@ class AdapterStore(Catalog):
 
     def _lowered(self, source: Source) -> Lowered:
         with self._uploads:
-            return source.lower(self._base, self._dtype, self._limits, self._max_image_bytes)
+            return source.lower(
+                self._base, self._dtype, self._limits, self._max_image_bytes, self._images.bases
+            )
 
     def _end_lease(self, digest: str) -> None:
         if self._index.end_lease(digest):
@@ -338,10 +362,10 @@ class AdapterStore(Catalog):
             self._registry.set_image_bytes(digest, image_bytes)
 
 
-def _named(tenant: str, name: str, staging: Staging) -> Source:
+def _named(tenant: str, name: str, staging: Staging, lossy_rank: int | None) -> Source:
     require_name(tenant, "tenant")
     require_name(name)
-    return staging.finish()
+    return staging.finish(lossy_rank)
 
 
 def _nobody(digest: str) -> None:

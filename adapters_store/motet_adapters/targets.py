@@ -16,18 +16,24 @@ ALL_LINEAR = "all-linear"
 
 @dataclass(frozen=True)
 class TargetSpec:
-    """Either `names`, or `expression` (a string: "all-linear", or one that is refused later)."""
+    """Either `names`, or `expression` (a string: "all-linear", or one that is never run)."""
 
     names: tuple[str, ...] = ()
     expression: str | None = None
     exclude: tuple[str, ...] = ()
     layers: frozenset[int] | None = None
     layers_pattern: tuple[str, ...] = ()
+    exclude_expression: str | None = None  # in place of `exclude`
+
+    @property
+    def is_all_linear(self) -> bool:
+        return self.expression is not None and self.expression.lower() == ALL_LINEAR
 
     @property
     def is_expression(self) -> bool:
-        """Whether target_modules is a string other than "all-linear"."""
-        return self.expression is not None and self.expression.lower() != ALL_LINEAR
+        """Whether an expression decides: then only the file can say what was trained."""
+        is_pattern = self.expression is not None and not self.is_all_linear
+        return is_pattern or self.exclude_expression is not None
 
 
 def targeted(spec: TargetSpec, modules: Sequence[str]) -> list[str]:

@@ -22,7 +22,12 @@ _FACTS = (
     "image_bytes",
     "weights_sha256",
     "weights_bytes",
+    "num_virtual_tokens",
+    "invocation_tokens",
+    "lossy_errors",
 )
+
+_LISTS = ("ranks", "warnings", "tags", "invocation_tokens")
 
 
 def select_versions(
@@ -72,6 +77,9 @@ def put_blob(connection: Connection, adapter: Adapter) -> None:
         "warnings": list(adapter.warnings),
         "num_parameters": adapter.num_parameters,
         "source_bytes": adapter.source_bytes,
+        "num_virtual_tokens": adapter.num_virtual_tokens,
+        "invocation_tokens": list(adapter.invocation_tokens),
+        "lossy_errors": dict(adapter.lossy_errors),
     }
     connection.execute(insert(blobs), facts | derived | of_weights | state)
 
@@ -116,6 +124,6 @@ def _adapter(row: RowMapping) -> Adapter:
     if not _DIGEST.fullmatch(row["digest"]):
         raise ValueError("a digest that is none")
     facts: dict[str, Any] = {fact: row[fact] for fact in _FACTS}
-    lists = {fact: tuple(row[fact]) for fact in ("ranks", "warnings", "tags")}
+    lists = {fact: tuple(row[fact]) for fact in _LISTS}
     same = ("tenant", "name", "number", "digest", "created", "expires_at")
     return Adapter(**{fact: row[fact] for fact in same}, **(facts | lists))

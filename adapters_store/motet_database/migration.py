@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 
 from motet_database.errors import DatabaseUnusable
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest revision under `migrations/versions`; a test holds the two equal."""
 
 

@@ -59,6 +59,12 @@ blobs = Table(
     Column("weights_sha256", Text),
     Column("weights_bytes", Int64),
     Column("checked", Int64),  # when the scrub last found it intact; changes
+    # Positions that it puts before every prompt.
+    Column("num_virtual_tokens", Int64, nullable=False, server_default="0"),
+    # aLoRA: active from this sequence of token ids on. Empty: from the first token.
+    Column("invocation_tokens", JsonText, nullable=False, server_default="[]"),
+    # Path of a module -> relative error of its update, where it was cut to a rank.
+    Column("lossy_errors", JsonText, nullable=False, server_default="{}"),
     CheckConstraint("state IN ('live', 'quarantined', 'orphaned')", "state"),
     Index("blobs_by_weights", "weights_sha256"),
     Index("blobs_by_checked", "checked"),

@@ -26,6 +26,7 @@ from motet_kernels.dispatch import (
 from motet_kernels.layer_seconds import LayerSeconds, TimedLayerOps
 from motet_kernels.lowrank import ACTIVATIONS, Activation, Core, LowRank, SlotTable
 from motet_kernels.nf4 import Nf4Weight
+from motet_kernels.norm_table import NormTable
 from motet_kernels.ops import AttentionPlan, Ops, PackedGroup
 from motet_kernels.reference import ReferenceOps
 from motet_kernels.routing import Routing, Segment
@@ -50,6 +51,7 @@ __all__ = [
     "LowRank",
     "Nf4Weight",
     "NoFastMath",
+    "NormTable",
     "Ops",
     "PackedGroup",
     "Place",

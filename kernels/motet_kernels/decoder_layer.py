@@ -6,7 +6,9 @@ embeddings, a SiLU-gated MLP, each linear with its own adapters. With n = rms_no
     h = x + output(attention(rotary(q(n)), rotary(k(n)), v(n)))
     y = h + down(silu(gate(rms_norm(h))) * up(rms_norm(h)))
 
-Every step's result is rounded to x's dtype, as where each is an operation of its own.
+and where a token's slot has them, norms with weights of its own and adapters on the whole layer,
+y = adapt(y, y). Every step's result is rounded to x's dtype, as where each is an operation of its
+own.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 
 from motet_kernels.lowrank import SlotTable
+from motet_kernels.norm_table import NormTable
 from motet_kernels.ops import AttentionPlan, PackedGroup
 from motet_kernels.routing import Routing
 
@@ -31,6 +34,7 @@ class RmsNorm:
 
     weight: Tensor  # [size], in the dtype of the layer's inputs
     eps: float
+    table: NormTable | None = None  # of slots with a weight of their own
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ class DecoderLayer:
     softcap: float | None
     k_cache: Tensor  # [P, block_size, Hkv, D]
     v_cache: Tensor
+    output_adapters: SlotTable | None = None  # [H, H], on y; without in_gain
 
     @property
     def tables(self) -> tuple[SlotTable, ...]:
@@ -93,8 +98,15 @@ class DecoderLayer:
             (self.query_norm, size),
             (self.key_norm, size),
         ):
-            if norm is not None and tuple(norm.weight.shape) != (length,):
+            if norm is None:
+                continue
+            if tuple(norm.weight.shape) != (length,):
                 raise ValueError(f"a norm of {tuple(norm.weight.shape)}, expected ({length},)")
+            if norm.table is not None and norm.table.size != length:
+                raise ValueError(f"a norm table for {norm.table.size}, expected {length}")
+        on_output = self.output_adapters
+        if on_output is not None and {on_output.in_features, on_output.out_features} != {hidden}:
+            raise ValueError(f"adapters on the layer's output must be {hidden} -> {hidden}")
         for cache in (self.k_cache, self.v_cache):
             if cache.dim() != 4 or tuple(cache.shape[2:]) != (kv_heads, size):
                 raise ValueError(
@@ -131,8 +143,9 @@ class LayerOps(Protocol):
     def fuse(self, layers: Sequence[DecoderLayer]) -> FusedLayers:
         """Prepare layers that follow each other, whose groups this implementation packed.
 
-        Their caches are of one shape. Raises CannotFuse where this implementation cannot run them,
-        ValueError where parts do not fit.
+        Their caches are of one shape. Their tables are looked up in each call and may change.
+        Raises CannotFuse where this implementation cannot run them, ValueError where parts do not
+        fit.
         """
 
     def decoder_layers(self, x: Tensor, fused: FusedLayers, step: LayerStep) -> Tensor:

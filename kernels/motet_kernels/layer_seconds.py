@@ -18,8 +18,8 @@ class LayerSeconds:
     """
 
     norms: float
-    linears: float  # with B (A x), gains and biases, which are added where W x is at hand
-    adapters: float  # A x alone
+    linears: float  # with B u, gains and biases, which are added where W x is at hand
+    adapters: float  # A x, what makes u of it, and all of those on the layers' output
     rotary: float  # with storing keys and values
     attention: float
     gate: float

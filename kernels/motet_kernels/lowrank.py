@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -36,7 +37,7 @@ class Core(NamedTuple):
     """A sparse matrix C [R, R] between A and B, at most `width` entries a row (ELLPACK).
 
     (C u)[i] = sum_j values[i, j] * u[columns[i, j]]. A diagonal has width 1, a dense matrix
-    width R; an unused entry has value 0 and any column below R.
+    width R; an unused entry has value 0 and any column below R. The width is at least 1.
     """
 
     values: Tensor  # [R, width]
@@ -93,6 +94,7 @@ class SlotTable:
         self.out_features = out_features
         self.device = device
         self._lowranks: list[LowRank | None] = [None] * num_slots
+        self._in_gains: set[int] = set()
         self._pointers: tuple[torch.dtype, Tensor] | None = None
 
     def put(self, slot: int, lowrank: LowRank) -> None:
@@ -103,12 +105,16 @@ class SlotTable:
         self._check_slot(slot)
         self._check_tensors(lowrank)
         self._lowranks[slot] = lowrank
+        self._in_gains.discard(slot)
+        if lowrank.in_gain is not None:
+            self._in_gains.add(slot)
         self._pointers = None
 
     def clear(self, slot: int) -> None:
         """Make `slot` leave this linear alone. Clearing an empty slot is fine."""
         self._check_slot(slot)
         self._lowranks[slot] = None
+        self._in_gains.discard(slot)
         self._pointers = None
 
     def __getitem__(self, slot: int) -> LowRank | None:
@@ -122,6 +128,11 @@ class SlotTable:
     def max_rank(self) -> int:
         """The largest rank of any slot; 0 if all are empty."""
         return max((lowrank.rank for lowrank in self._lowranks if lowrank), default=0)
+
+    @property
+    def in_gain_slots(self) -> Set[int]:
+        """The slots whose adapter has an in_gain."""
+        return self._in_gains
 
     def pointers(self, dtype: torch.dtype) -> Tensor:
         """int64 [num_slots, POINTER_COLUMNS] on the table's device, a row for each slot.
@@ -147,9 +158,11 @@ class SlotTable:
         if lowrank.activation not in ACTIVATIONS:
             raise ValueError(f"activation {lowrank.activation!r} is none of {ACTIVATIONS}")
         width = 0 if lowrank.core is None else lowrank.core.values.shape[-1]
+        if lowrank.core is not None and rank and not width:
+            raise ValueError("a core needs room for one entry a row at least")
         expected = {"a": (rank, k), "bt": (rank, n), "in_gain": (k,), "inner_bias": (rank,)}
-        expected |= {name: (n,) for name in ("gain", "bias", "delta_gain")}
-        expected |= {name: (rank, width) for name in ("core_values", "core_columns")}
+        expected |= dict.fromkeys(("gain", "bias", "delta_gain"), (n,))
+        expected |= dict.fromkeys(("core_values", "core_columns"), (rank, width))
         for name, tensor in lowrank.tensors().items():
             if tuple(tensor.shape) != expected[name]:
                 raise ValueError(
@@ -161,6 +174,10 @@ class SlotTable:
                 raise ValueError(f"{name} must be contiguous and of {dtype}")
             if tensor.device.type != self.device.type:
                 raise ValueError(f"{name} is on {tensor.device}, the slot table on {self.device}")
+        if lowrank.core is not None and lowrank.core.columns.numel():
+            first, last = (int(column) for column in lowrank.core.columns.aminmax())
+            if first < 0 or last >= rank:
+                raise ValueError(f"core_columns must be 0 to {rank - 1}, got {first} to {last}")
 
 
 def _pointer_row(lowrank: LowRank | None, dtype: torch.dtype) -> list[int]:

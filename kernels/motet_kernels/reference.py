@@ -10,6 +10,7 @@ from torch import Tensor
 
 from motet_kernels.attention_layout import AttentionRow, check_rows
 from motet_kernels.decoder_layer import AdaptedGroup, DecoderLayer, FusedLayers, LayerStep, RmsNorm
+from motet_kernels.in_gain import refuse_in_gains
 from motet_kernels.lowrank import LowRank, SlotTable, activated
 from motet_kernels.nf4 import Nf4Weight
 from motet_kernels.ops import AttentionPlan, PackedGroup, check_group
@@ -65,22 +66,25 @@ class ReferenceOps:
         self, x: Tensor, group: PackedGroup, tables: Sequence[SlotTable], routing: Routing
     ) -> tuple[Tensor, ...]:
         assert isinstance(group, ReferenceGroup)
+        if len(tables) > 1:
+            refuse_in_gains(tables, routing)
         outputs = tuple(x.new_empty(x.shape[0], n) for n in group.out_features)
         for slot, start, stop in routing.segments:
             for t in range(start, stop):
                 for j, y in enumerate(outputs):
                     y[t] = _adapted_row(
-                        x[t].float(), group.weights[j], group.biases[j], tables[j], slot
+                        _row(x, t), group.weights[j], group.biases[j], tables[j], slot
                     )
         return outputs
 
     def adapt(self, x: Tensor, y: Tensor, table: SlotTable, routing: Routing) -> Tensor:
+        refuse_in_gains([table], routing)
         out = y.clone()
         for slot, start, stop in routing.segments:
             lowrank = table[slot]
             for t in range(start, stop) if lowrank is not None else ():
                 assert lowrank is not None
-                out[t] = _with_adapter(x[t].float(), y[t].float(), lowrank)
+                out[t] = _with_adapter(_row(x, t), _row(y, t), lowrank)
         return out
 
     def plan_attention(
@@ -141,11 +145,11 @@ class ReferenceOps:
         return x
 
     def _decoder_layer(self, x: Tensor, layer: DecoderLayer, step: LayerStep) -> Tensor:
-        normed = _rms_norm(x, layer.input_norm)
+        normed = _rms_norm(x, layer.input_norm, step)
         projected = self._linear(normed, layer.qkv, step)
         q, k, v = (part.reshape(len(x), -1, layer.head_size) for part in projected)
-        q = _rotated(_rms_norm(q, layer.query_norm), step)
-        k = _rotated(_rms_norm(k, layer.key_norm), step)
+        q = _rotated(_rms_norm(q, layer.query_norm, step), step)
+        k = _rotated(_rms_norm(k, layer.key_norm, step), step)
         self.store_kv(k, v, layer.k_cache, layer.v_cache, step.slots)
         attended = self.attention(
             q,
@@ -158,12 +162,20 @@ class ReferenceOps:
         )
         (output,) = self._linear(attended.flatten(1), layer.output, step)
         hidden = x + output
-        gate, up = self._linear(_rms_norm(hidden, layer.post_norm), layer.gate_up, step)
+        normed = _rms_norm(hidden, layer.post_norm, step)
+        gate, up = self._linear(normed, layer.gate_up, step)
         (down,) = self._linear(torch.nn.functional.silu(gate) * up, layer.down, step)
-        return hidden + down
+        y = hidden + down
+        on_output = layer.output_adapters
+        return y if on_output is None else self.adapt(y, y, on_output, step.routing)
 
     def _linear(self, x: Tensor, group: AdaptedGroup, step: LayerStep) -> tuple[Tensor, ...]:
         return self.adapted_linear(x, group.packed, group.tables, step.routing)
+
+
+def _row(x: Tensor, t: int) -> Tensor:
+    """Copied: where a row lies in memory may decide the order of a sum."""
+    return x[t].float().clone()
 
 
 def _adapted_row(
@@ -194,13 +206,18 @@ def _with_adapter(z: Tensor, y: Tensor, lowrank: LowRank) -> Tensor:
     return y if lowrank.bias is None else y + lowrank.bias.float()
 
 
-def _rms_norm(x: Tensor, norm: RmsNorm | None) -> Tensor:
-    """x [..., size] -> the same shape; None leaves x as it is."""
+def _rms_norm(x: Tensor, norm: RmsNorm | None, step: LayerStep) -> Tensor:
+    """x [T, size] or [T, heads, size] -> the same shape; None leaves x as it is."""
     if norm is None:
         return x
     wide = x.float()
     scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + norm.eps)
-    return norm.weight * (wide * scale).to(x.dtype)
+    weight = norm.weight
+    if norm.table is not None:
+        weight = norm.table.rows(weight, step.routing)
+    if weight.dim() == 2 and x.dim() == 3:
+        weight = weight[:, None]
+    return weight * (wide * scale).to(x.dtype)
 
 
 def _rotated(x: Tensor, step: LayerStep) -> Tensor:

@@ -144,6 +144,10 @@ class Settings(BaseSettings):
     max_num_seqs: Count = Field(64, description="Most sequences in one forward pass.")
     max_batch_tokens: Count = Field(512, description="Most tokens in one forward pass.")
     chunk_len: Count = Field(128, description="Tokens of a prompt computed at a time.")
+    prefix_cache: Literal["off", "tenant"] = Field(
+        "tenant",
+        description="Compute what a tenant's prompts begin with alike once; off: each time.",
+    )
     max_model_len: Count | None = Field(
         None, description="Longest prompt plus answer, in tokens. Unset: the model's own limit."
     )

@@ -73,13 +73,10 @@ def test_a_slot_holds_the_bytes_of_its_image() -> None:
 def require_bytes(slot: Slot, image: Image) -> None:
     expected = image.views(image.buffer)
     assert set(slot.views) == set(expected)
-    for module, (a, bt, gain) in expected.items():
-        assert torch.equal(slot.views[module][0], a)
-        assert torch.equal(slot.views[module][1], bt)
-        actual_gain = slot.views[module][2]
-        assert (gain is None) == (actual_gain is None)
-        if gain is not None and actual_gain is not None:
-            assert torch.equal(actual_gain, gain)
+    for module, parts in expected.items():
+        assert slot.views[module].tensors.keys() == parts.tensors.keys()
+        for part, tensor in parts.tensors.items():
+            assert torch.equal(slot.views[module].tensors[part], tensor)
 
 
 def test_the_least_recently_used_unpinned_leaves() -> None:
@@ -310,11 +307,10 @@ def test_two_hundred_adapters_through_room_for_eight(seed: int) -> None:
 def require_disjoint(slots: list[Slot]) -> None:
     by_digest = {slot.digest: slot for slot in slots}
     spans = sorted(
-        (a.data_ptr(), a.data_ptr() + a.nbytes)
+        (tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes)
         for slot in by_digest.values()
-        for views in slot.views.values()
-        for a in views
-        if a is not None
+        for parts in slot.views.values()
+        for tensor in parts.tensors.values()
     )
     assert len({slot.index for slot in by_digest.values()}) == len(by_digest)
     for (_, end), (start, _) in pairwise(spans):

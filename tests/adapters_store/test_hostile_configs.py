@@ -2,15 +2,18 @@
 
 import itertools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from motet_adapters.config import parse_config
+import torch
+from motet_adapters.config import read_config
 from motet_adapters.errors import AdapterRefused
+from motet_adapters.families import plan_upload
 from motet_adapters.limits import Limits
-from motet_adapters.matching import match
-from torch import Tensor
+from motet_adapters.matching import require_match
 
+from tests.support.base_weights import RandomBase
 from tests.support.hostile_costs import counted
 
 LIMITS = Limits()
@@ -20,24 +23,20 @@ PROJECTIONS = (
 )
 
 
-class LargeBase:
+class LargeBase(RandomBase):
     """The names of the largest dense models; no weight is asked for."""
 
-    fingerprint = "large"
-
     def __init__(self) -> None:
-        self._modules = [
+        super().__init__({}, dense={"model.embed_tokens": torch.empty(8, 16)})
+        self._paths = tuple(
             f"model.layers.{layer}.{name}" for layer in range(126) for name in PROJECTIONS
-        ]
+        )
 
-    def modules(self) -> list[str]:
-        return self._modules
+    def modules(self) -> Sequence[str]:
+        return self._paths
 
     def shape(self, module: str) -> tuple[int, int]:
         return 16384, 16384
-
-    def weight(self, module: str) -> Tensor:
-        raise AssertionError(f"{module} was asked for before a tensor was found")
 
 
 # A dot stands for any character, so these differ from a path only at their ends.
@@ -73,5 +72,5 @@ def test_a_heavy_config_is_refused_in_time(tmp_path: Path, name: str) -> None:
     assert len(text) <= LIMITS.max_config_bytes
     base = LargeBase()
     with counted() as costs, pytest.raises(AdapterRefused):
-        match(parse_config(text, LIMITS), {}, base)
+        require_match(plan_upload(read_config(text), {}, base, LIMITS), {}, LIMITS)
     costs.require_modest(tmp_path)

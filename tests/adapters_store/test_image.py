@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from motet_adapters.dora import dora_gain
+from motet_adapters.families import PartSpec, SitePlan
 from motet_adapters.host_cache import HostCache
-from motet_adapters.image import ALIGNMENT, Image, Layout, Target
+from motet_adapters.image import ALIGNMENT, Image, Layout
 from motet_adapters.image_file import ImageDamaged, read_image, write_image
 
 from tests.support.images import random_image
@@ -18,34 +19,74 @@ FINGERPRINT = "f" * 64
 
 @settings(max_examples=100, deadline=None)
 @given(
-    targets=st.lists(
-        st.builds(Target, st.integers(1, 9), st.integers(1, 70), st.integers(1, 70), st.booleans()),
+    shapes=st.lists(
+        st.dictionaries(
+            st.sampled_from(["a", "bt", "gain", "core_columns"]),
+            st.lists(st.integers(0, 20), min_size=1, max_size=3),
+        ),
         max_size=6,
     ),
     dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
 )
 def test_tensors_of_a_layout_are_aligned_and_do_not_overlap(
-    targets: list[Target], dtype: torch.dtype
+    shapes: list[dict[str, list[int]]], dtype: torch.dtype
 ) -> None:
-    named = {f"module{index}": target for index, target in enumerate(targets)}
-    layout = Layout.of(named.items(), dtype)
+    sites = [
+        SitePlan(
+            f"module{index}",
+            {},
+            {
+                name: PartSpec(tuple(shape), torch.int32 if name == "core_columns" else None)
+                for name, shape in parts.items()
+            },
+            lambda _read: {},
+        )
+        for index, parts in enumerate(shapes)
+    ]
+    layout = Layout.of(sites, dtype)
     image = Image("d", dtype, torch.zeros(layout.num_bytes, dtype=torch.uint8), layout.entries)
     views = image.views(image.buffer)
     count = 0
-    for module, (rank, in_features, out_features, has_gain) in named.items():
-        a, bt, gain = views[module]
-        assert a.shape == (rank, in_features)
-        assert bt.shape == (rank, out_features)
-        assert (gain is not None) == has_gain
-        for view in (a, bt, gain):
-            if view is not None:
+    for site in sites:
+        assert views[site.path].tensors.keys() == site.parts.keys()
+        for name, view in views[site.path].tensors.items():
+            assert view.shape == site.parts[name].shape
+            assert view.dtype == (torch.int32 if name == "core_columns" else dtype)
+            assert not view.any()
+            if view.numel():
                 assert (view.data_ptr() - image.buffer.data_ptr()) % ALIGNMENT == 0
-                assert view.dtype == dtype
-                assert not view.any()
-                view.fill_(1)  # seen as "not view.any()" failing if any other view overlaps
-                count += view.nbytes
+            view.fill_(1)  # seen as "not view.any()" failing if any other view overlaps
+            count += view.nbytes
     assert image.num_bytes % ALIGNMENT == 0
-    assert count <= image.num_bytes < count + ALIGNMENT * 3 * len(targets) + 1
+    assert count <= image.num_bytes < count + ALIGNMENT * 4 * len(sites) + 1
+
+
+def test_parts_of_a_shared_basis_are_not_in_the_buffer(tmp_path: Path) -> None:
+    basis = ("b" * 64, "layers.0.q_proj.a")
+    site = SitePlan(
+        "layers.0.q_proj", {}, {"gain": PartSpec((8,))}, lambda _read: {}, bases={"a": basis}
+    )
+    layout = Layout.of([site], torch.float32)
+    buffer = torch.zeros(layout.num_bytes, dtype=torch.uint8)
+    image = Image("d", torch.float32, buffer, layout.entries)
+    assert image.num_bytes == ALIGNMENT
+    assert image.bases == {basis[0]}
+    with pytest.raises(KeyError):
+        image.views(image.buffer)
+    shared = torch.ones(2, 8)
+    write_image(tmp_path / "image", image, FINGERPRINT)
+    again = read(tmp_path / "image", image)
+    assert again.entries == image.entries
+    views = again.views(again.buffer, {basis: shared}.__getitem__)
+    assert views["layers.0.q_proj"].tensors["a"] is shared
+
+
+def test_a_file_of_the_older_format_is_not_used(tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    write_image(path, random_image("a"), FINGERPRINT)
+    path.write_bytes(b"MOTETIM1" + path.read_bytes()[8:])
+    with pytest.raises(ImageDamaged, match="not an image"):
+        read(path, random_image("a"))
 
 
 def test_views_want_a_flat_byte_buffer() -> None:

@@ -91,7 +91,8 @@ def require_meaning(
     views = image.views(image.buffer)
     parts = 3 if config.get("use_dora") else 2
     assert len(tensors) == parts * len(views)
-    for module, (a, bt, gain) in views.items():
+    for module, found in views.items():
+        a, bt, gain = found.tensors["a"], found.tensors["bt"], found.tensors.get("gain")
         raw_a = tensors[f"{PREFIX}{module}.lora_A.weight"].float()
         raw_b = tensors[f"{PREFIX}{module}.lora_B.weight"].float()
         assert torch.equal(a, raw_a)

@@ -46,16 +46,6 @@ def tiny_llama() -> LlamaForCausalLM:
     return model
 
 
-def base_of(model: LlamaForCausalLM) -> RandomBase:
-    return RandomBase(
-        {
-            name: module.weight.data
-            for name, module in model.named_modules()
-            if isinstance(module, nn.Linear) and name != "lm_head"
-        }
-    )
-
-
 def randomised(model: PeftModel) -> PeftModel:
     random = torch.Generator().manual_seed(7)
     for name, parameter in model.named_parameters():
@@ -68,7 +58,7 @@ def randomised(model: PeftModel) -> PeftModel:
 
 @pytest.fixture(scope="module")
 def base() -> RandomBase:
-    return base_of(tiny_llama())
+    return RandomBase.of(tiny_llama())
 
 
 @pytest.fixture(scope="module")
@@ -172,10 +162,12 @@ def require_equal(
     }
     assert set(views) == set(adapted)
     assert sum(adapter.matched.values()) == len(adapted)
-    assert set(adapter.ranks) == {a.shape[0] for a, _, _ in views.values()}
+    assert set(adapter.ranks) == {parts.tensors["a"].shape[0] for parts in views.values()}
     random = torch.Generator().manual_seed(3)
     for name, module in adapted.items():
-        a, bt, gain = views[name]
+        a, bt, gain = (views[name].tensors.get(part) for part in ("a", "bt", "gain"))
+        assert a is not None
+        assert bt is not None
         x = torch.randn(5, a.shape[1], generator=random)
         with torch.no_grad():
             expected = module(x)
@@ -213,7 +205,8 @@ def test_converted_pissa_is_plain_lora(
     )
     assert adapter.ranks == (8,)
     image = store.image(adapter.digest)
-    for name, (a, bt, _) in image.views(image.buffer).items():
+    for name, parts in image.views(image.buffer).items():
+        a, bt = parts.tensors["a"], parts.tensors["bt"]
         module = trained.get_submodule(f"base_model.model.{name}")
         x = torch.ones(1, a.shape[1])
         with torch.no_grad():

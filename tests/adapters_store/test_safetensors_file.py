@@ -56,7 +56,7 @@ def test_tensors_come_back_as_saved(tmp_path: Path) -> None:
         {"a": {**F32, "shape": [2, 3]}},
         {"a": {**F32, "shape": [2**40, 2**40]}},
         {"a": {**F32, "shape": []}},
-        {"a": {**F32, "shape": [1, 2, 2]}},
+        {"a": {**F32, "shape": [1, 1, 1, 2, 2]}},
         {"a": {**F32, "shape": [1] * 200}},
         {"a": {"dtype": "F32", "shape": [0, 2**40], "data_offsets": [0, 0]}},
         {"a": {**F32, "data_offsets": [0]}},

@@ -8,11 +8,11 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from motet_adapters.config import parse_config
+from motet_adapters.config import read_config
 from motet_adapters.errors import AdapterRefused
-from motet_adapters.expansion import refuse_expression
+from motet_adapters.families import plan_upload
 from motet_adapters.limits import Limits
-from motet_adapters.matching import match
+from motet_adapters.matching import require_match
 from motet_adapters.safetensors_file import SafetensorsFile
 
 from tests.support.adapter_files import random_adapter
@@ -30,7 +30,7 @@ class Readers:
         self._base = RandomBase.llama(layers=2, hidden=4, kv=2, ffn=6)
         self._path = directory / f"fuzzed-{os.getpid()}"
         files = random_adapter(self._base, rank=1)
-        self._settings = parse_config(files.config_bytes, LIMITS)
+        self._fields = read_config(files.config_bytes)
         self._path.write_bytes(files.weights_bytes)
         self._tensors = SafetensorsFile.open(self._path, LIMITS).tensors
         self._data = taken_apart(files.weights_bytes)[1]
@@ -40,7 +40,8 @@ class Readers:
         self._path.write_bytes(data)
         try:
             file = SafetensorsFile.open(self._path, LIMITS)
-            match(self._settings, file.tensors, self._base)
+            plan = plan_upload(self._fields, file.tensors, self._base, LIMITS)
+            require_match(plan, file.tensors, LIMITS)
             for name, tensor in file.tensors.items():
                 assert file.read(name).shape == tensor.shape
         except AdapterRefused as error:
@@ -55,11 +56,10 @@ class Readers:
     def read_config(self, data: bytes) -> bool:
         """As the config of an upload whose weights file is valid."""
         try:
-            settings = parse_config(data, LIMITS)
-            if settings.targets.is_expression:
-                raise refuse_expression(settings.targets, self._tensors, self._base.modules())
-            for found in match(settings, self._tensors, self._base):
-                assert found.scale > 0
+            plan = plan_upload(read_config(data), self._tensors, self._base, LIMITS)
+            require_match(plan, self._tensors, LIMITS)
+            for site in plan.sites:
+                assert site.parts
         except AdapterRefused as error:
             _require_presentable(error)
             return False

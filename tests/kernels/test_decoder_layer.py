@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,9 +15,12 @@ from motet_kernels import (
     DecoderLayer,
     LayerOps,
     LayerStep,
+    LowRank,
+    NormTable,
     Ops,
     ReferenceOps,
     Routing,
+    SlotTable,
     TimedLayerOps,
 )
 from motet_kernels.cpu.native_abi import LayersCall
@@ -37,13 +41,17 @@ ROWS = (
     LayerRow(5, 9, 0, seed=5),
     LayerRow(3, 1, 2, seed=6),
 )
+ADAPTED = {"head_norms": True, "adapted_norms": True, "adapted_output": True}
 VARIANTS = (
     {},
     {"head_norms": True, "biased": True},
+    {**ADAPTED, "families": True},
     {"window": 5},
     {"softcap": 3.0},
     {"sizes": LayerSizes(64, 192, 6, 2, 64)},
     {"sizes": LayerSizes(36, 68, 3, 1, 20)},
+    {"adapted_norms": True},
+    {"adapted_output": True},
 )
 
 
@@ -68,7 +76,84 @@ def test_the_layer_is_its_definition(
         assert difference <= tolerance * wanted.double().abs().max()
 
 
-@pytest.mark.parametrize("variant", VARIANTS[:2])
+def test_every_slot_of_a_layer_is_its_definition(native: Ops) -> None:
+    """Every family on linears and on the output; in_gain before the linears that are alone."""
+    case = LayerCase.make(torch.float32, **ADAPTED, families=True)  # type: ignore[arg-type]
+    shared, alone = (case.groups[i].all_slots for i in (0, 1))
+    assert len(alone) > len(shared)
+    rows = [LayerRow(slot, 2, 3, seed=slot) for slot in shared]
+    expected = case.run(ReferenceOps(), rows)
+    for ours, wanted in zip(case.run(native, rows), expected, strict=True):
+        difference = (ours.double() - wanted.double()).abs().max()
+        assert difference <= 2e-5 * wanted.double().abs().max()
+
+
+def test_base_rows_keep_their_bits_beside_any_adapter(native: Ops) -> None:
+    case = LayerCase.make(BF16, **ADAPTED, families=True)  # type: ignore[arg-type]
+    rows = [LayerRow(0, 3, 2, seed=1), *ROWS, LayerRow(0, 1, 9, seed=2)]
+    mixed = case.run(native, rows)
+    base = [i for i, row in enumerate(rows) if row.slot == 0]
+    alone = case.run(native, [rows[i] for i in base])
+    assert all(torch.equal(mixed[i], y) for i, y in zip(base, alone, strict=True))
+
+
+def test_a_slot_without_an_entry_is_as_without_the_tables(native: Ops) -> None:
+    """Slot 3 has nothing on the output and no norms, 6 something on the output, 2 both."""
+    rows = [LayerRow(slot, 2, 5, seed=slot) for slot in (3, 6, 2)]
+    case = LayerCase.make(BF16, head_norms=True, adapted_norms=True, adapted_output=True)
+    norms = [replace(norm, table=None) for norm in (*case.norms, *case.head_norms) if norm]
+    bare = replace(case, norms=tuple(norms[:2]), head_norms=tuple(norms[2:]), output_adapters=None)
+    with_tables, without = case.run(native, rows), bare.run(native, rows)
+    same = [torch.equal(a, b) for a, b in zip(with_tables, without, strict=True)]
+    assert same == [True, False, False]
+    assert case.output_adapters is not None
+    case.output_adapters.clear(6)
+    assert torch.equal(case.run(native, rows)[1], without[1])
+    only_head_norms = replace(bare, head_norms=case.head_norms)
+    assert not torch.equal(only_head_norms.run(native, rows)[2], without[2])
+    only_norms = replace(bare, norms=case.norms)
+    assert not torch.equal(only_norms.run(native, rows)[2], without[2])
+
+
+def test_tables_may_change_after_the_layers_were_fused(native: Ops) -> None:
+    assert isinstance(native, LayerOps)
+    case = LayerCase.make(BF16, **ADAPTED)  # type: ignore[arg-type]
+    fused, x = case.fuse(native), torch.ones(1, case.sizes.hidden, dtype=BF16)
+    step, table = one_token(native, case, slot=3), case.norms[0].table
+    assert table is not None
+    assert case.output_adapters is not None
+    clean = native.decoder_layers(x, fused, step)
+    table.put(3, torch.zeros(case.sizes.hidden, dtype=BF16))
+    normed = native.decoder_layers(x, fused, step)
+    assert not torch.equal(normed, clean)
+    table.clear(3)
+    assert torch.equal(native.decoder_layers(x, fused, step), clean)
+    nothing = torch.zeros(0, case.sizes.hidden, dtype=BF16)
+    offset = torch.full((case.sizes.hidden,), 64.0, dtype=BF16)
+    case.output_adapters.put(3, LowRank(nothing, nothing, bias=offset))
+    shifted = native.decoder_layers(x, fused, step)
+    assert torch.equal(shifted, (clean.float() + 64).to(BF16))
+
+
+def test_an_in_gain_where_the_input_is_shared_is_refused(ops: Ops) -> None:
+    if not isinstance(ops, LayerOps):
+        pytest.skip("runs no whole layers")
+    case = LayerCase.make(torch.float32, **ADAPTED)  # type: ignore[arg-type]
+    fused, x = case.fuse(ops), torch.ones(1, case.sizes.hidden)
+    assert case.output_adapters is not None
+    step = one_token(ops, case, slot=3)
+    ops.decoder_layers(x, fused, step)
+    for table in (case.groups[0].tables[1], case.groups[2].tables[0], case.output_adapters):
+        nothing = LowRank(torch.zeros(0, table.in_features), torch.zeros(0, table.out_features))
+        before = table[3]
+        table.put(3, nothing._replace(in_gain=torch.ones(table.in_features)))
+        with pytest.raises(ValueError, match="in_gain"):
+            ops.decoder_layers(x, fused, step)
+        table.put(3, before or nothing)
+    ops.decoder_layers(x, fused, step)
+
+
+@pytest.mark.parametrize("variant", VARIANTS[:3])
 @pytest.mark.parametrize("dtype", [torch.float32, BF16])
 def test_a_row_alone_equals_the_row_in_a_step(
     native: Ops, variant: dict[str, object], dtype: torch.dtype
@@ -82,8 +167,9 @@ def test_a_row_alone_equals_the_row_in_a_step(
 
 
 @pytest.mark.usefixtures("_threads")
-def test_the_number_of_threads_changes_nothing(native: Ops) -> None:
-    case = LayerCase.make(BF16)
+@pytest.mark.parametrize("variant", VARIANTS[:3])
+def test_the_number_of_threads_changes_nothing(native: Ops, variant: dict[str, object]) -> None:
+    case = LayerCase.make(BF16, **variant)  # type: ignore[arg-type]
     results = []
     for num_threads in (1, 2, 3):
         torch.set_num_threads(num_threads)
@@ -92,12 +178,17 @@ def test_the_number_of_threads_changes_nothing(native: Ops) -> None:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
-def test_slots_that_no_row_runs_on_are_never_read(native: Ops) -> None:
-    case = LayerCase.make(BF16)
+@pytest.mark.parametrize("variant", VARIANTS[:3])
+def test_slots_that_no_row_runs_on_are_never_read(native: Ops, variant: dict[str, object]) -> None:
+    case = LayerCase.make(BF16, **variant)  # type: ignore[arg-type]
     rows = [row for row in ROWS if row.slot in (0, 5)]
     clean = case.run(native, rows)
     for group in case.groups:
         group.spoil_unused_slots([0, 5])
+    for norm in (*case.norms, *case.head_norms):
+        spoiled = norm.table[2] if norm and norm.table else None
+        if spoiled is not None:
+            spoiled.fill_(torch.nan)
     again = case.run(native, rows)
     assert all(y.isfinite().all() for y in clean)
     assert all(torch.equal(a, b) for a, b in zip(clean, again, strict=True))
@@ -132,6 +223,12 @@ def test_parts_that_do_not_fit_are_refused(ops: Ops) -> None:
     wrong = AdaptedGroup(ops.pack(group.weights, group.biases, torch.float32, CPU), group.tables)
     with pytest.raises(ValueError, match="expected"):
         ops.fuse([DecoderLayer(**{**vars(layer), "output": wrong})])
+    table = NormTable(3, case.sizes.hidden + 1, CPU)
+    with pytest.raises(ValueError, match="norm table"):
+        ops.fuse([replace(layer, post_norm=replace(layer.post_norm, table=table))])
+    on_output = SlotTable(3, case.sizes.hidden, case.sizes.hidden + 1, CPU)
+    with pytest.raises(ValueError, match="layer's output"):
+        ops.fuse([replace(layer, output_adapters=on_output)])
 
 
 def test_a_place_outside_the_cache_is_refused(native: Ops) -> None:

@@ -9,6 +9,9 @@ import torch
 from motet_kernels import LowRank, Nf4Weight, Ops, Routing, SlotTable
 from motet_kernels.cpu.native_library import ALL_LEVELS
 from torch import Tensor
+from transformers.activations import ACT2FN
+
+from tests.support.lowrank_families import lowranks
 
 CPU = torch.device("cpu")
 
@@ -104,13 +107,48 @@ class GroupCase:
             table.put(len(RANKS) + 1, LowRank(nan, nan_out, nan_out[0], nan_out[0]))
         return cls(weights, biases, tables, in_features)
 
+    @classmethod
+    def of_families(cls, outs: Sequence[int], in_features: int, dtype: torch.dtype) -> GroupCase:
+        """The same with an adapter of every family in a slot of its own, from slot 1 on.
+
+        A group of several linears has none that scale its input, and every member lacks one.
+        """
+        generator = torch.Generator().manual_seed(in_features + sum(outs))
+        weights = tuple(random_weight(n, in_features, generator) for n in outs)
+        biases = tuple(
+            torch.randn(n, generator=generator) if j % 2 == 0 else None for j, n in enumerate(outs)
+        )
+        tables = []
+        for j, n in enumerate(outs):
+            found = lowranks(in_features, n, dtype, alone=len(outs) == 1, seed=j)
+            tables.append(SlotTable(len(found) + 2, in_features, n, CPU))
+            for slot, lowrank in enumerate(found.values(), start=1):
+                tables[j].put(slot, lowrank)
+            if len(outs) > 1:
+                tables[j].clear(5 + j)
+            nan = {
+                name: torch.full_like(tensor, torch.nan)
+                for name, tensor in found["all but in_gain"].tensors().items()
+                if tensor.is_floating_point() and name != "core_values"
+            }
+            tables[j].put(len(found) + 1, LowRank(**nan))
+        return cls(weights, biases, tuple(tables), in_features)
+
+    @property
+    def all_slots(self) -> list[int]:
+        """The base and every adapter, without the last slot's."""
+        return list(range(len(self.tables[0]) - 1))
+
     def spoil_unused_slots(self, slots: Sequence[int]) -> None:
-        """Fill every adapter that no token of `slots` runs on with NaN."""
+        """Fill every adapter that no token of `slots` runs on with NaN, but what others share."""
         for table in self.tables:
+            used = [table[slot] for slot in set(slots)]
+            kept = {t.data_ptr() for one in used if one for t in one.tensors().values()}
             for slot in set(range(1, len(table))) - set(slots):
                 lowrank = table[slot]
                 for tensor in lowrank.tensors().values() if lowrank else ():
-                    tensor.fill_(torch.nan)
+                    if tensor.is_floating_point() and tensor.data_ptr() not in kept:
+                        tensor.fill_(torch.nan)
 
     def inputs(self, num_tokens: int, dtype: torch.dtype) -> Tensor:
         generator = torch.Generator().manual_seed(num_tokens)
@@ -121,8 +159,19 @@ class GroupCase:
         return ops.adapted_linear(x, group, self.tables, Routing.from_slots(slots))
 
     def expected(self, x: Tensor, slots: Sequence[int]) -> tuple[Tensor, ...]:
-        """The same in float64, with each adapter merged into the weight it applies to."""
+        """The same in float64, with adapters merged into the weight they apply to."""
         return tuple(self._member(j, x.double(), slots) for j in range(len(self.weights)))
+
+    def adapted(self, x: Tensor, y: Tensor, slots: Sequence[int]) -> Tensor:
+        """What `adapt` makes of the first table's adapters, in float64."""
+        rows = []
+        for row, below, slot in zip(x.double(), y.double(), slots, strict=True):
+            lowrank = self.tables[0][slot]
+            if lowrank is not None:
+                gain, offset = _gain_and_bias(lowrank)
+                below = gain * (below + _delta(lowrank, row)) + offset
+            rows.append(below)
+        return torch.stack(rows)
 
     def _member(self, j: int, x: Tensor, slots: Sequence[int]) -> Tensor:
         weight = self.weights[j].dequantize(torch.float32).double()
@@ -131,14 +180,38 @@ class GroupCase:
             lowrank = self.tables[j][slot]
             merged, offset = weight, torch.zeros(weight.shape[0], dtype=torch.float64)
             if lowrank is not None:
-                merged = weight + lowrank.bt.double().T @ lowrank.a.double()
-                if lowrank.gain is not None:
-                    merged = lowrank.gain.double()[:, None] * merged
-                if lowrank.bias is not None:
-                    offset = offset + lowrank.bias.double()
+                gain, offset = _gain_and_bias(lowrank)
+                if lowrank.in_gain is not None:
+                    row = lowrank.in_gain.double() * row
+                if lowrank.activation == "identity" and lowrank.inner_bias is None:
+                    merged = gain[:, None] * (weight + _delta(lowrank, torch.eye(len(row))).T)
+                else:
+                    merged = gain[:, None] * weight
+                    offset = offset + gain * _delta(lowrank, row)
             bias = self.biases[j]
             rows.append(merged @ row + offset + (0 if bias is None else bias.double()))
         return torch.stack(rows)
+
+
+def _gain_and_bias(lowrank: LowRank) -> tuple[Tensor, Tensor]:
+    n = lowrank.bt.shape[1]
+    gain = torch.ones(n) if lowrank.gain is None else lowrank.gain
+    return gain.double(), (torch.zeros(n) if lowrank.bias is None else lowrank.bias).double()
+
+
+def _delta(lowrank: LowRank, z: Tensor) -> Tensor:
+    """z [..., K] -> [..., N] in float64, with the core as a whole matrix."""
+    u = z.double() @ lowrank.a.double().T
+    if lowrank.core is not None:
+        core = torch.zeros(lowrank.rank, lowrank.rank, dtype=torch.float64)
+        columns = lowrank.core.columns.long()
+        u = u @ core.scatter_add(1, columns, lowrank.core.values.double()).T
+    if lowrank.inner_bias is not None:
+        u = u + lowrank.inner_bias.double()
+    if lowrank.activation != "identity":
+        u = ACT2FN[lowrank.activation](u)
+    delta = u @ lowrank.bt.double()
+    return delta if lowrank.delta_gain is None else lowrank.delta_gain.double() * delta
 
 
 def assert_close(actual: Tensor, expected: Tensor, usual: float = 1e-3) -> None:

@@ -13,15 +13,20 @@ from motet_kernels import (
     FusedLayers,
     LayerOps,
     LayerStep,
+    LowRank,
+    NormTable,
     Ops,
     RmsNorm,
     Routing,
+    SlotTable,
 )
 from torch import Tensor
 
 from tests.support.kernel_cases import CPU, GroupCase
+from tests.support.lowrank_families import lowranks
 
 BLOCK_SIZE = 4
+SLOTS = 40  # as many as adapters of families, and more
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ class LayerCase:
     dtype: torch.dtype
     window: int | None
     softcap: float | None
+    output_adapters: SlotTable | None
 
     @classmethod
     def make(
@@ -63,11 +69,28 @@ class LayerCase:
         biased: bool = False,
         window: int | None = None,
         softcap: float | None = None,
+        families: bool = False,
+        adapted_norms: bool = False,
+        adapted_output: bool = False,
     ) -> LayerCase:
+        """families: adapters of every family on the linears, in place of LoRA and DoRA.
+
+        adapted_norms: slots 2 and 5 have weights of their own for norms.
+        adapted_output: every slot but 3 has an adapter on the layer's output, of any family.
+        """
         generator = torch.Generator().manual_seed(3)
 
+        def weight(size: int) -> Tensor:
+            return (torch.rand(size, generator=generator) + 0.5).to(dtype)
+
         def norm(size: int) -> RmsNorm:
-            return RmsNorm((torch.rand(size, generator=generator) + 0.5).to(dtype), 0.1)
+            table = None
+            if adapted_norms:
+                table = NormTable(SLOTS, size, CPU)
+                for slot in (2, 5):
+                    table.put(slot, weight(size))
+                table.put(SLOTS - 1, torch.full((size,), torch.nan, dtype=dtype))
+            return RmsNorm(weight(size), 0.1, table)
 
         q = sizes.num_heads * sizes.head_size
         kv = sizes.num_kv_heads * sizes.head_size
@@ -78,7 +101,12 @@ class LayerCase:
             ((sizes.hidden,), sizes.inner),
         )
         return cls(
-            groups=tuple(GroupCase.make(n, k, dtype, biased=biased) for n, k in shapes),
+            groups=tuple(
+                GroupCase.of_families(n, k, dtype)
+                if families
+                else GroupCase.make(n, k, dtype, biased=biased)
+                for n, k in shapes
+            ),
             norms=(norm(sizes.hidden), norm(sizes.hidden)),
             head_norms=(norm(sizes.head_size), norm(sizes.head_size))
             if head_norms
@@ -87,6 +115,7 @@ class LayerCase:
             dtype=dtype,
             window=window,
             softcap=softcap,
+            output_adapters=_on_output(sizes.hidden, dtype) if adapted_output else None,
         )
 
     def layer(self, ops: Ops, k_cache: Tensor, v_cache: Tensor) -> DecoderLayer:
@@ -109,6 +138,7 @@ class LayerCase:
             softcap=self.softcap,
             k_cache=k_cache,
             v_cache=v_cache,
+            output_adapters=self.output_adapters,
         )
 
     def fuse(self, ops: Ops) -> FusedLayers:
@@ -180,3 +210,15 @@ class LayerCase:
         angles = torch.tensor(positions)[:, None] * 0.7 ** torch.arange(half)
         angles = torch.cat((angles, angles), dim=-1)
         return angles.cos().to(self.dtype), angles.sin().to(self.dtype)
+
+
+def _on_output(hidden: int, dtype: torch.dtype) -> SlotTable:
+    """A family for each slot, and NaN in the last."""
+    found = lowranks(hidden, hidden, dtype, alone=False, seed=7)
+    table = SlotTable(SLOTS, hidden, hidden, CPU)
+    for slot, lowrank in enumerate(found.values(), start=1):
+        table.put(slot, lowrank)
+    table.clear(3)
+    nan = torch.full((1, hidden), torch.nan, dtype=dtype)
+    table.put(SLOTS - 1, LowRank(nan, nan))
+    return table

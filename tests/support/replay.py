@@ -20,6 +20,7 @@ from motet.engine.runtime import Runtime
 from motet.engine.sampler import TokenCounts
 from motet.engine.scheduler import Scheduler, StepLimits
 from motet.engine.sequence import Sequence as Running
+from motet.engine.sharing import PrefixScope
 from motet.engine.stops import StopStrings
 from motet_adapters import Adapter, Slot
 from torch import Tensor
@@ -37,7 +38,9 @@ class Script:
 
     @property
     def num_tokens(self) -> int:
-        return len(self.prompt) + len(self.answer)
+        """Positions: the adapter's virtual tokens are counted too."""
+        num_virtual = self.adapter.num_virtual_tokens if self.adapter else 0
+        return num_virtual + len(self.prompt) + len(self.answer)
 
 
 @dataclass(frozen=True)
@@ -45,12 +48,14 @@ class Conditions:
     """All that may not show in a request's logits, besides the requests it runs with.
 
     joins: the step before which each request comes in. num_blocks: of the KV cache, for all.
+    prefix_scope: whether prompts that begin alike share blocks.
     """
 
     joins: tuple[int, ...]
     num_threads: int
     limits: StepLimits
     num_blocks: int
+    prefix_scope: PrefixScope = "off"
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,7 @@ class Replayed:
     logits: list[Tensor]
     num_mixed_steps: int  # with prompt chunks and single tokens, on adapters and on the base
     num_preemptions: int
+    num_cached_tokens: int
 
 
 class Replayer:
@@ -84,7 +90,7 @@ class Replayer:
 
     def _run(self, scripts: Sequence[Script], conditions: Conditions) -> Replayed:
         pool = BlockPool(conditions.num_blocks, self.block_size)
-        scheduler = Scheduler(pool, self._arena, conditions.limits)
+        scheduler = Scheduler(pool, self._arena, conditions.limits, conditions.prefix_scope)
         sequences = [_sequence(script, index) for index, script in enumerate(scripts)]
         logits: list[list[Tensor]] = [[] for _ in scripts]
         step = num_mixed_steps = num_finished = 0
@@ -95,6 +101,7 @@ class Replayer:
             plan = scheduler.plan()
             step += 1
             assert not plan.failed
+            self._model.edit_kv(plan.edits)
             if not plan.rows:
                 continue
             self._bindings.update(plan.rows)
@@ -114,7 +121,10 @@ class Replayer:
                     num_finished += 1
         scheduler.audit()
         return Replayed(
-            [torch.stack(rows) for rows in logits], num_mixed_steps, scheduler.num_preemptions
+            [torch.stack(rows) for rows in logits],
+            num_mixed_steps,
+            scheduler.num_preemptions,
+            scheduler.sharing.num_cached_tokens,
         )
 
 
@@ -134,11 +144,14 @@ class _PatientArena:
     def release(self, slot: Slot) -> None:
         self._arena.release(slot)
 
+    def departed(self) -> frozenset[str]:
+        return self._arena.departed()
+
 
 def alone(script: Script, block_size: int) -> Conditions:
     """By itself, the prompt in one piece, on one thread."""
     limits = StepLimits(1, len(script.prompt) + 1, len(script.prompt))
-    return Conditions((0,), 1, limits, -(-(script.num_tokens + 1) // block_size))
+    return Conditions((0,), 1, limits, _least_blocks([script], block_size))
 
 
 def draw_conditions(seed: int, scripts: Sequence[Script], block_size: int) -> Conditions:
@@ -146,13 +159,22 @@ def draw_conditions(seed: int, scripts: Sequence[Script], block_size: int) -> Co
     max_num_seqs = draw.randint(2, 24)
     chunk_len = draw.choice((1, 2, 3, 5, 8, 16, 33, 64))
     max_batch_tokens = max_num_seqs + chunk_len + draw.randrange(200)
-    longest = max(script.num_tokens + 1 for script in scripts)
     half = sum(script.num_tokens // block_size + 1 for script in scripts) // 2
     return Conditions(
         joins=tuple(draw.randrange(8) for _ in scripts),
         num_threads=draw.choice((1, 1, 1, 2, 3)),
         limits=StepLimits(max_num_seqs, max_batch_tokens, chunk_len),
-        num_blocks=-(-longest // block_size) + draw.randint(0, half),
+        num_blocks=_least_blocks(scripts, block_size) + draw.randint(0, half),
+        prefix_scope=draw.choice(("off", "tenant")),
+    )
+
+
+def _least_blocks(scripts: Sequence[Script], block_size: int) -> int:
+    """For the longest alone. Virtual tokens that fill no whole block have one of their own."""
+    return max(
+        -(-(script.num_tokens + 1) // block_size)
+        + bool(script.adapter and script.adapter.num_virtual_tokens % block_size)
+        for script in scripts
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from motet.engine.request import Event, Finished, FinishReason, LogProb, Request, Token
 from motet.engine.stats import EngineStats
 from motet.errors import EngineBusy, EngineStopped, RequestRefused
-from motet_adapters import ArenaStats
+from motet_adapters import Adapter, ArenaStats
 
 DEFAULT_TEXT = "The tenor is the line that all voices share, and each sings its own words above it."
 EOS = 256
@@ -73,8 +73,11 @@ class ScriptedEngine:
         self.healthy = False
         self.stop()
 
+    def max_len(self, adapter: Adapter | None) -> int:
+        return self.max_model_len - (adapter.num_virtual_tokens if adapter else 0)
+
     def submit(self, request: Request, deliver: Callable[[Event], None]) -> None:
-        if len(request.prompt) + request.params.max_tokens > self.max_model_len:
+        if len(request.prompt) + request.params.max_tokens > self.max_len(request.adapter):
             raise RequestRefused("too long", "context_length_exceeded", "prompt")
         with self._changed:
             if self._stopping or not self.healthy:
@@ -98,11 +101,14 @@ class ScriptedEngine:
             num_running=len(self._rows),
             num_blocks=100,
             num_free_blocks=75,
+            num_cached_blocks=5,
             block_size=16,
             num_steps=self._num_steps,
             num_mixed_steps=3,
             steps_by_num_adapters={0: 5, 4: 7, 16: 1, 40: 2},
             num_prompt_tokens=11,
+            num_cached_tokens=17,
+            num_virtual_tokens=19,
             num_generated_tokens=13,
             num_preemptions=0,
             num_failed_steps=0,
@@ -172,6 +178,7 @@ class ScriptedEngine:
                 completion_len=row.position,
                 message=message,
                 adapter_digest=None if request.adapter is None else request.adapter.digest,
+                cached_len=len(request.prompt) // 2,
             )
         )
 

@@ -13,6 +13,7 @@ from motet_kernels.attention_layout import AttentionRow
 from motet_kernels.cpu.lowrank_product import add_lowrank
 from motet_kernels.cpu.row_multiple import RowMultiples, isolated_linear
 from motet_kernels.cpu.segments import SegmentPlan
+from motet_kernels.in_gain import refuse_in_gains, scaled_inputs
 from motet_kernels.lowrank import SlotTable
 from motet_kernels.nf4 import Nf4Weight
 from motet_kernels.ops import AttentionPlan, PackedGroup, check_group
@@ -76,13 +77,21 @@ class CpuOps:
         self, x: Tensor, group: PackedGroup, tables: Sequence[SlotTable], routing: Routing
     ) -> tuple[Tensor, ...]:
         assert isinstance(group, CpuGroup)
-        y = isolated_linear(x, group.weight, group.row_multiple)  # [T, sum N]
+        z = scaled_inputs(x, tables, routing)
+        y = isolated_linear(z, group.weight, group.row_multiple)  # [T, sum N]
         plan = self._plan_of(routing)
         if plan.has_adapters:
-            y = add_lowrank(x, y, tables, plan, group.bias)
+            y = add_lowrank(z, y, tables, plan, group.bias)
         elif group.bias is not None:
             y = (y.float() + group.bias).to(y.dtype)
         return y.split_with_sizes(group.out_features, dim=1)
+
+    def adapt(self, x: Tensor, y: Tensor, table: SlotTable, routing: Routing) -> Tensor:
+        refuse_in_gains([table], routing)
+        plan = self._plan_of(routing)
+        if all(table[slot] is None for slot in plan.slots):
+            return y.clone()
+        return add_lowrank(x, y.clone(), [table], plan, None)
 
     def _row_multiple_of(self, weight: Tensor) -> int | None:
         return self._row_multiples.of(weight.dtype, ((weight.shape[0], weight.shape[1]),))

@@ -90,7 +90,7 @@ class NativeLayerStep(Structure):
 
 
 class Norm(Structure):
-    _fields_ = (("weight", c_void_p), ("eps", c_float))
+    _fields_ = (("weight", c_void_p), ("eps", c_float), ("by_slot", c_void_p))
 
 
 class Layer(Structure):
@@ -99,7 +99,9 @@ class Layer(Structure):
         *((name, Norm) for name in ("input_norm", "post_norm", "query_norm", "key_norm")),
         *((name, c_int64) for name in ("num_heads", "num_kv_heads", "head_size", "window")),
         *((name, c_float) for name in ("scale", "softcap")),
-        *((name, c_void_p) for name in ("k_cache", "v_cache", "tables")),
+        *((name, c_void_p) for name in ("k_cache", "v_cache")),
+        ("on_output", POINTER(Group)),
+        ("tables", c_void_p),
     )
 
 

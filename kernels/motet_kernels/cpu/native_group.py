@@ -58,18 +58,20 @@ def pack_weights(library: NativeLibrary, weights: Sequence[Nf4Weight]) -> Tensor
     return packed
 
 
-def native_group(weights: Sequence[Nf4Weight], packed: Tensor | None, bias: Tensor | None) -> Group:
-    """The C struct; it points into the tensors, which must outlive it."""
-    blocks = _blocks([weight.shape[0] for weight in weights])
+def native_group(
+    in_features: int, outs: Sequence[int], packed: Tensor | None = None, bias: Tensor | None = None
+) -> Group:
+    """The C struct of members [N, K]; it points into the tensors, which must outlive it."""
+    blocks = _blocks(outs)
     return Group(
         weight=None if packed is None else packed.data_ptr(),
         bias=None if bias is None else bias.data_ptr(),
         blocks=ctypes.cast((Block * len(blocks))(*blocks), ctypes.POINTER(Block)),
         num_blocks=len(blocks),
-        num_members=len(weights),
-        in_features=weights[0].shape[1],
-        out_features=sum(weight.shape[0] for weight in weights),
-        scale_len=scale_len(weights[0].shape[1]),
+        num_members=len(outs),
+        in_features=in_features,
+        out_features=sum(outs),
+        scale_len=scale_len(in_features),
     )
 
 

@@ -15,6 +15,7 @@ from motet_kernels.cpu.native_abi import (
     OUTSIDE_THE_CACHE,
     STAGES,
     DenseCall,
+    Group,
     LayersCall,
     LinearCall,
 )
@@ -25,6 +26,7 @@ from motet_kernels.cpu.native_library import NativeLibrary
 from motet_kernels.cpu.native_routing import NativeRouting
 from motet_kernels.cpu.row_multiple import isolated_linear
 from motet_kernels.decoder_layer import DecoderLayer, FusedLayers, LayerStep
+from motet_kernels.in_gain import refuse_in_gains, scaled_inputs
 from motet_kernels.layer_seconds import LayerSeconds
 from motet_kernels.lowrank import SlotTable
 from motet_kernels.nf4 import Nf4Weight
@@ -53,6 +55,7 @@ class NativeCpuOps:
         self.level = self._library.level
         self.name = f"cpu-native ({self.level})"
         self._routing: NativeRouting | None = None
+        self._groups: dict[tuple[int, int], Group] = {}  # [N, K] without weights, for `adapt`
         self._call = LinearCall()
         self._call_address = ctypes.addressof(self._call)
 
@@ -81,14 +84,15 @@ class NativeCpuOps:
             packed = self._torch.pack(weights, [None] * len(weights), dtype, device)
             assert isinstance(packed, CpuGroup)
             weight, dense = packed.weight, packed
+        in_features, outs = weights[0].shape[1], tuple(weight.shape[0] for weight in weights)
         return NativeGroup(
-            in_features=weights[0].shape[1],
-            out_features=tuple(weight.shape[0] for weight in weights),
+            in_features=in_features,
+            out_features=outs,
             dtype=dtype,
             weight=weight,
             bias=bias,
             dense=dense,
-            native=native_group(weights, weight if dense is None else None, bias),
+            native=native_group(in_features, outs, weight if dense is None else None, bias),
         )
 
     def dense_linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -130,7 +134,7 @@ class NativeCpuOps:
         num_tokens = laid_out.routing.num_tokens
         shape = (num_tokens, fused.layers[0].qkv.packed.in_features)
         native_layer.check("x", x, shape, fused.dtype)
-        fused.write_addresses()
+        fused.tables.write(fused.dtype)
         y = torch.empty_like(x)
         call = LayersCall(
             *(ctypes.addressof(fused.pointers), laid_out.address, x.data_ptr(), y.data_ptr()),
@@ -150,15 +154,45 @@ class NativeCpuOps:
             return self._torch.adapted_linear(x, group, tables, routing)
         step = self._routing_of(routing)
         self._check(x, group, tables, step)
+        if len(tables) > 1:
+            refuse_in_gains(tables, routing)
         x = x.contiguous()
-        y = torch.empty(step.num_tokens, group.native.out_features, dtype=group.dtype)
         base = None
         if group.dense is not None:
+            x = scaled_inputs(x, tables, routing)
             base = isolated_linear(x, group.weight, group.dense.row_multiple).contiguous()
-        slots = [table.pointers(group.dtype) for table in tables]
+        y = self._linear(x, base, group.native, tables, step)
+        return y.split_with_sizes(group.out_features, dim=1)
+
+    def adapt(self, x: Tensor, y: Tensor, table: SlotTable, routing: Routing) -> Tensor:
+        if y.dtype not in _DTYPES:
+            return self._torch.adapt(x, y, table, routing)
+        refuse_in_gains([table], routing)
+        step, (k, n) = self._routing_of(routing), (table.in_features, table.out_features)
+        native_layer.check_fit("x", x, (step.num_tokens, k), y.dtype)
+        native_layer.check_fit("y", y, (step.num_tokens, n), y.dtype)
+        _check_slots(table, step)
+        if all(table[segment.slot] is None for segment in step.segments):
+            return y.clone()
+        group = self._groups.get((k, n))
+        if group is None:
+            group = self._groups[k, n] = native_group(k, [n])
+        return self._linear(x.contiguous(), y.contiguous(), group, [table], step)
+
+    def _linear(
+        self,
+        x: Tensor,
+        base: Tensor | None,
+        group: Group,
+        tables: Sequence[SlotTable],
+        step: NativeRouting,
+    ) -> Tensor:
+        """One call of the library; base [T, sum N]: the product, where the group has no weight."""
+        y = x.new_empty(step.num_tokens, group.out_features)
+        slots = [table.pointers(x.dtype) for table in tables]
         addresses = (ctypes.c_void_p * len(slots))(*[slot.data_ptr() for slot in slots])
         call = self._call
-        call.group = ctypes.pointer(group.native)
+        call.group = ctypes.pointer(group)
         call.x = x.data_ptr()
         call.base = None if base is None else base.data_ptr()
         call.y = y.data_ptr()
@@ -166,11 +200,11 @@ class NativeCpuOps:
         call.tables = ctypes.addressof(addresses)
         call.num_segments = step.num_segments
         call.num_tokens = step.num_tokens
-        call.is_bf16 = group.dtype == torch.bfloat16
+        call.is_bf16 = x.dtype == torch.bfloat16
         call.num_threads = torch.get_num_threads()
         if self._library.linear(self._call_address):
             raise MemoryError(f"no memory for a step of {step.num_tokens} tokens")
-        return y.split_with_sizes(group.out_features, dim=1)
+        return y
 
     def plan_attention(
         self, rows: Sequence[AttentionRow], block_size: int, device: torch.device
@@ -222,19 +256,18 @@ class NativeCpuOps:
         self, x: Tensor, group: NativeGroup, tables: Sequence[SlotTable], step: NativeRouting
     ) -> None:
         """Refuse what would make the kernels read elsewhere: they are handed bare addresses."""
-        if x.dtype != group.dtype or x.shape != (step.num_tokens, group.in_features):
-            raise ValueError(
-                f"x must be {group.dtype} [{step.num_tokens}, {group.in_features}], "
-                f"got {x.dtype} {list(x.shape)}"
-            )
+        native_layer.check_fit("x", x, (step.num_tokens, group.in_features), group.dtype)
         if tuple(table.out_features for table in tables) != group.out_features:
             raise ValueError(f"a group with outputs {group.out_features} needs a table for each")
         for table in tables:
-            if table.in_features != group.in_features or step.last_slot >= table.num_slots:
-                raise ValueError(
-                    f"slot {step.last_slot} of a [N, {group.in_features}] linear is not in a table "
-                    f"of {table.num_slots} slots for K = {table.in_features}"
-                )
+            if table.in_features != group.in_features:
+                raise ValueError(f"a table for K = {table.in_features}, not {group.in_features}")
+            _check_slots(table, step)
+
+
+def _check_slots(table: SlotTable, step: NativeRouting) -> None:
+    if step.last_slot >= table.num_slots:
+        raise ValueError(f"slot {step.last_slot} is not in a table of {table.num_slots} slots")
 
 
 def _join_biases(weights: Sequence[Nf4Weight], biases: Sequence[Tensor | None]) -> Tensor | None:

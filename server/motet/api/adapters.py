@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from motet_adapters import Condition, Staging
 from motet_adapters.file_kinds import CONFIG_FILE, WEIGHTS_FILE
+from motet_adapters.lossy import LOSSY_RANK
 from motet_adapters.names import require_name
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -26,6 +27,7 @@ from motet.tenancy.key_ring import Caller
 from motet.tenancy.usage import Amount
 
 _PAGE = 1000
+_TERMS = ("dry_run", "expires_at", "tag", "lossy", "rank")
 _LAST_SECOND = 2**53  # what JSON carries without loss; far beyond any date
 
 DryRun = Annotated[bool, Query(description="Check only; publish nothing.")]
@@ -33,6 +35,10 @@ ExpiresAt = Annotated[
     int | None, Query(le=_LAST_SECOND, description="Unix seconds from which on it is gone.")
 ]
 Tags = Annotated[list[str], Query(alias="tag", description="A word of yours; may be repeated.")]
+Lossy = Annotated[
+    bool, Query(description="Cut an update that does not fold exactly to a product of `rank`.")
+]
+Rank = Annotated[int | None, Query(ge=1, description="With lossy, 32 unless given.")]
 Limit = Annotated[int, Query(ge=1, le=_PAGE)]
 After = Annotated[str | None, Query(description="The last name of the page before.")]
 
@@ -47,6 +53,7 @@ class Publication:
     expires_at: int | None
     tags: list[str]
     condition: Condition
+    lossy_rank: int | None
 
 
 def adapters_router(service: Service) -> APIRouter:
@@ -59,10 +66,12 @@ def adapters_router(service: Service) -> APIRouter:
         dry_run: DryRun = False,
         expires_at: ExpiresAt = None,
         tags: Tags = [],  # noqa: B006 (FastAPI copies it)
+        lossy: Lossy = False,
+        rank: Rank = None,
     ) -> Response:
         """Both files in one multipart form."""
-        caller = _uploader(service, request, name, "dry_run", "expires_at", "tag")
-        terms = _terms(request, caller, name, dry_run, expires_at, tags)
+        caller = _uploader(service, request, name, *_TERMS)
+        terms = _terms(request, caller, name, dry_run, expires_at, tags, _lossy_rank(lossy, rank))
         with service.desk.receiving(), service.store.stage() as staging:
             pieces = form_files(request.headers.get("content-type", ""), request.stream())
             await write_all(staging, pieces)
@@ -75,10 +84,12 @@ def adapters_router(service: Service) -> APIRouter:
         dry_run: DryRun = False,
         expires_at: ExpiresAt = None,
         tags: Tags = [],  # noqa: B006 (FastAPI copies it)
+        lossy: Lossy = False,
+        rank: Rank = None,
     ) -> Response:
         """Publishes the files that were sent one by one. A dry run leaves them in place."""
-        caller = _uploader(service, request, name, "dry_run", "expires_at", "tag")
-        terms = _terms(request, caller, name, dry_run, expires_at, tags)
+        caller = _uploader(service, request, name, *_TERMS)
+        terms = _terms(request, caller, name, dry_run, expires_at, tags, _lossy_rank(lossy, rank))
         with service.desk.committing(caller.tenant, name, keep=dry_run) as staging:
             return await _publish(service, terms, staging)
 
@@ -141,6 +152,7 @@ def _terms(
     dry_run: bool,
     expires_at: int | None,
     tags: list[str],
+    lossy_rank: int | None,
 ) -> Publication:
     """Raises RequestRefused before any file is read."""
     if expires_at is not None and expires_at <= time.time():
@@ -149,7 +161,19 @@ def _terms(
             "invalid_parameter",
             "expires_at",
         )
-    return Publication(caller, name, dry_run, expires_at, tags, condition_of(request))
+    condition = condition_of(request)
+    return Publication(caller, name, dry_run, expires_at, tags, condition, lossy_rank)
+
+
+def _lossy_rank(lossy: bool, rank: int | None) -> int | None:
+    """Raises RequestRefused for a rank that would say nothing."""
+    if rank is not None and not lossy:
+        raise RequestRefused(
+            "rank is only for uploads with lossy=true; add it, or leave the rank away.",
+            "invalid_parameter",
+            "rank",
+        )
+    return (rank or LOSSY_RANK) if lossy else None
 
 
 async def _publish(service: Service, terms: Publication, staging: Staging) -> Response:
@@ -159,6 +183,7 @@ async def _publish(service: Service, terms: Publication, staging: Staging) -> Re
         "expires_at": terms.expires_at,
         "tags": terms.tags,
         "condition": terms.condition,
+        "lossy_rank": terms.lossy_rank,
     }
     if terms.dry_run:
         adapter = await finished_in(

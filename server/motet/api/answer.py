@@ -123,7 +123,7 @@ class Answer(Response):
         adapter = generation.adapter
         return {} if adapter is None else {"x-adapter-digest": adapter.digest}
 
-    def _usage(self, ends: Sequence[Finished | None]) -> dict[str, int]:
+    def _usage(self, ends: Sequence[Finished | None]) -> dict[str, Any]:
         return usage([end for end in ends if end is not None], self._shape.body.n or 1)
 
     def _event_stream(self, scope: Scope, send: Send) -> EventStream:

@@ -140,6 +140,11 @@ def _gauges(stats: EngineStats) -> Iterator[Metric]:
         ("requests_waiting", "Sequences waiting for a place.", stats.num_waiting),
         ("kv_cache_usage_ratio", "Share of the KV cache's blocks in use, 0 to 1.", used),
         ("kv_cache_blocks", "Blocks of the KV cache.", stats.num_blocks),
+        (
+            "prefix_cache_blocks",
+            "Blocks without a sequence, kept for the prompts in them until they are wanted.",
+            stats.num_cached_blocks,
+        ),
         ("adapters_resident", "Adapters on the device.", arena.resident),
         ("adapters_loading", "Adapters on their way to the device.", arena.loading),
         ("adapters_pinned", "Adapters on the device and in use.", arena.pinned),
@@ -163,6 +168,16 @@ def _counters(stats: EngineStats) -> Iterator[Metric]:
             "prompt_tokens",
             "Prompt tokens computed, again after preemption.",
             stats.num_prompt_tokens,
+        ),
+        (
+            "cached_prompt_tokens",
+            "Prompt tokens found in the KV cache and not computed.",
+            stats.num_cached_tokens,
+        ),
+        (
+            "virtual_tokens",
+            "Virtual tokens of adapters computed; once for all requests while they are kept.",
+            stats.num_virtual_tokens,
         ),
         ("generated_tokens", "Tokens generated.", stats.num_generated_tokens),
         ("preemptions", "Sequences that gave their blocks up.", stats.num_preemptions),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from motet.engine.request import Event, Finished, LogProb
 
@@ -44,13 +45,15 @@ def shown(logprob: float) -> float:
     return max(logprob, _LEAST_LOGPROB)
 
 
-def usage(ends: Iterable[Finished], num_choices_per_prompt: int) -> dict[str, int]:
+def usage(ends: Iterable[Finished], num_choices_per_prompt: int) -> dict[str, Any]:
     """OpenAI's token counts, from the ends of all choices in order. A prompt counts once."""
     finished = list(ends)
-    prompt_tokens = sum(end.prompt_len for end in finished[::num_choices_per_prompt])
+    first = finished[::num_choices_per_prompt]
+    prompt_tokens = sum(end.prompt_len for end in first)
     completion_tokens = sum(end.completion_len for end in finished)
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": sum(end.cached_len for end in first)},
     }

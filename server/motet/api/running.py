@@ -5,8 +5,8 @@ import secrets
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 
-from motet_adapters import Adapter
-from motet_adapters.errors import AdapterNotFound, InvalidName
+from motet_adapters import Adapter, Lease
+from motet_adapters.errors import AdapterNotFound, AdapterRefused, InvalidName
 
 from motet.api.errors import ModelNotFound
 from motet.api.generation import Generation
@@ -30,8 +30,12 @@ async def running(service: Service, tenant: str, shape: Shape) -> AsyncIterator[
     quota = tenancy.quota(tenant)
     async with AsyncExitStack() as gates:
         gates.enter_context(tenancy.rates.under_way(tenant, quota))
-        adapter = gates.enter_context(leased(service, tenant, shape.body.model))
         loop = asyncio.get_running_loop()
+        if shape.body.adapters:
+            lease = await loop.run_in_executor(service.text_threads, _sum, service, tenant, shape)
+            adapter: Adapter | None = gates.enter_context(lease).adapter
+        else:
+            adapter = gates.enter_context(leased(service, tenant, shape.body.model))
         requests = await loop.run_in_executor(
             service.text_threads, _requests, service, tenant, shape, adapter, quota
         )
@@ -64,6 +68,23 @@ def leased(service: Service, tenant: str, model: str) -> Iterator[Adapter | None
         yield lease.adapter
 
 
+def _sum(service: Service, tenant: str, shape: Shape) -> Lease:
+    """The lease on the request's weighted adapters. Off the event loop: images may be read."""
+    if shape.body.model != service.model.name:
+        raise RequestRefused(
+            f"adapters are added to the base model: set model to {service.model.name}, and name "
+            "every adapter in adapters.",
+            param="model",
+        )
+    members = [(each.name, each.weight) for each in shape.body.adapters or ()]
+    try:
+        return service.store.lease_sum(tenant, members)
+    except AdapterNotFound as error:
+        raise ModelNotFound(error.name) from None
+    except AdapterRefused as error:
+        raise RequestRefused(error.message, "adapters_do_not_add", "adapters") from None
+
+
 def _requests(
     service: Service, tenant: str, shape: Shape, adapter: Adapter | None, quota: Quota
 ) -> list[Request]:
@@ -80,18 +101,18 @@ def _requests(
         )
     stem = secrets.token_hex(12)
     requests: list[Request] = []
+    longest = service.engine.max_len(adapter)
     for prompt in prompts:
-        params = shape.body.sampling(_max_tokens(service, shape, len(prompt), quota))
+        params = shape.body.sampling(_max_tokens(longest, shape, len(prompt), quota))
         for choice in range(num_choices):
             id = f"{stem}-{len(requests)}"
             requests.append(Request(id, prompt, params.seeded(choice), adapter, tenant))
     return requests
 
 
-def _max_tokens(service: Service, shape: Shape, prompt_len: int, quota: Quota) -> int:
+def _max_tokens(longest: int, shape: Shape, prompt_len: int, quota: Quota) -> int:
     """How much to generate. Raises RequestRefused if it does not fit behind the prompt."""
     allowed = quota.tokens_per_minute
-    longest = service.engine.max_model_len
     room = longest - prompt_len
     wanted = shape.body.max_len
     if wanted is None and room >= 1:

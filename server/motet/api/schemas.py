@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Self
 
+from motet_adapters.compositions import MAX_MEMBERS
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -60,6 +61,15 @@ class StreamOptions(BaseModel):
     include_usage: bool | None = None
 
 
+class WeightedAdapter(BaseModel):
+    """One of several adapters of a request; what it changes counts `weight` times."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    name: str = Field(min_length=1, max_length=256)
+    weight: float = 1.0
+
+
 _STOP_SCHEMA = {
     "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}, {"type": "null"}]
 }
@@ -79,6 +89,7 @@ class TextRequest(BaseModel):
     UNSUPPORTED: ClassVar[Mapping[str, tuple[object, ...]]] = {}
 
     model: str = Field(min_length=1, max_length=256)
+    adapters: list[WeightedAdapter] | None = Field(None, min_length=1, max_length=MAX_MEMBERS)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: int | None = Field(None, ge=1)

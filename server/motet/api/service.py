@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from motet_adapters import AdapterStore
+from motet_adapters import Adapter, AdapterStore
 
 from motet.api.auth import Gate
 from motet.api.courier import Courier
@@ -36,6 +36,8 @@ class TextEngine(Protocol):
 
     @property
     def vocab_size(self) -> int: ...
+
+    def max_len(self, adapter: Adapter | None) -> int: ...
 
     def start(self) -> None: ...
 

@@ -7,6 +7,7 @@ from motet.cli.config import config
 from motet.cli.generate import generate
 from motet.cli.history import audit, usage
 from motet.cli.keys import keys
+from motet.cli.merge import merge
 from motet.cli.profile import profile
 from motet.cli.quantize import quantize
 from motet.cli.sentences import SentenceGroup
@@ -28,6 +29,7 @@ app.add_typer(keys, name="keys")
 app.command()(usage)
 app.command()(audit)
 app.add_typer(adapters, name="adapters")
+app.command()(merge)
 app.command()(generate)
 app.command()(profile)
 app.command()(config)

@@ -39,7 +39,9 @@ def run(
         load = Load(num_requests, num_adapters, rank, prompt_len, num_tokens, temperature)
     except ValueError as error:
         raise MotetError(f"{error}.") from None
-    settings = settings.model_copy(update={"max_waiting": num_requests})
+    # Every round asks the same: found prompts would not be computed, and not be profiled.
+    own = {"max_waiting": num_requests, "prefix_cache": "off"}
+    settings = settings.model_copy(update=own)
     clock = StageClock()
     with ExitStack() as opened:
         # A store of its own: the server's is locked while it runs, and a profile leaves no trace.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from motet.engine.scheduler import Row
 from motet.engine.step_buffers import OwnTensors, StagedTensors, StepBuffers
 from motet.engine.step_graphs import StepKey
+from motet.engine.virtual_tokens import VirtualRow, virtual_embeddings
 
 PADDING_BLOCK = 0
 """The KV block padding rows write to; `BlockPool` never hands it out."""
@@ -59,6 +61,8 @@ class Batch:
     routing: Routing
     attention: AttentionPlan
     logit_index: Tensor  # int64 [>= max(R, 1)]: tokens whose logits are wanted, then padding
+    logit_routing: Routing  # of those tokens
+    virtual: tuple[VirtualRow, ...] = ()  # tokens without an id, and what is embedded for them
     key: StepKey | None = None  # of the graph that can be replayed for it; None: of none
 
     @property
@@ -89,6 +93,8 @@ class Batch:
             logit_index=tensors.integers(logit_index),
             attention=tensors.attention((routing,), columns.attention),  # the last: it sends all
             key=tensors.key,
+            logit_routing=Routing.from_slots(columns.slots_of(logit_index)),
+            virtual=tuple(columns.virtual),
         )
 
 
@@ -103,11 +109,15 @@ class _Columns:
         self.segments: list[Segment] = []
         self.attention: list[AttentionRow] = []
         self.logit_index: list[int] = []
+        self.virtual: list[VirtualRow] = []
 
     def add(self, row: Row) -> None:
         start = len(self.input_ids)
         sequence, size = row.sequence, self.block_size
-        self.input_ids += sequence.tokens[row.start : row.stop]
+        self.input_ids += sequence.ids(row.start, row.stop)
+        if row.start < sequence.num_virtual:  # then all of it is, see Sequence.next_counts
+            embeddings = virtual_embeddings(sequence.slot, row.start, row.stop)
+            self.virtual.append(VirtualRow(start, embeddings))
         self.positions += range(row.start, row.stop)
         self.kv_slots += [
             sequence.blocks[position // size] * size + position % size
@@ -131,6 +141,11 @@ class _Columns:
         for token in range(start, start + missing):
             self.attention.append(AttentionRow(token, 1, 1, (PADDING_BLOCK,)))
         self._extend_segment(0, start)
+
+    def slots_of(self, tokens: SequenceOf[int]) -> list[int]:
+        """The slot that each of these tokens runs on."""
+        starts = [segment.start for segment in self.segments]
+        return [self.segments[bisect_right(starts, token) - 1].slot for token in tokens]
 
     def _extend_segment(self, slot: int, start: int) -> None:
         stop = len(self.input_ids)

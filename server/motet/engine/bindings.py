@@ -23,20 +23,26 @@ class Bindings:
         self._bound: dict[int, tuple[int, str]] = {}
 
     def update(self, rows: SequenceOf[Row]) -> None:
-        """Bind every slot the rows run on that holds something else, or nothing, so far."""
-        for slot in {row.slot: row.sequence.slot for row in rows}.values():
-            if slot is not None and self._bound.get(slot.index) != (slot.generation, slot.digest):
+        """Bind the slot of every row's sequence that holds something else, or nothing, so far."""
+        slots = (row.sequence.slot for row in rows)
+        for slot in {slot.index: slot for slot in slots if slot is not None}.values():
+            if self._bound.get(slot.index) != (slot.generation, slot.digest):
                 self._bind(slot)
                 self._bound[slot.index] = (slot.generation, slot.digest)
 
-    def digest(self, slot: int) -> str | None:
-        """The adapter that the tables of `slot` hold; None for the base's slot 0."""
-        return self._bound[slot][1] if slot else None
+    def digest(self, slot: Slot | None) -> str | None:
+        """The adapter that the tables hold in place of `slot`; None for the base."""
+        return None if slot is None else self._bound[slot.index][1]
 
     def holds(self, row: Row) -> bool:
-        """Whether the row's slot holds just the adapter its request was admitted with."""
-        adapter, slot = row.sequence.request.adapter, row.sequence.slot
+        """Whether the row runs on its own: on the base where the request's adapter is not active,
+        and else on a slot that holds just the adapter which the request was admitted with."""
+        sequence = row.sequence
+        adapter, slot = sequence.request.adapter, sequence.slot
         if adapter is None or slot is None:
             return adapter is None and slot is None and row.slot == 0
-        bound = self._bound.get(row.slot)
-        return row.slot == slot.index and bound == (slot.generation, adapter.digest)
+        if row.start >= sequence.adapted_from:
+            is_right = row.slot == slot.index
+        else:
+            is_right = row.slot == 0 and row.stop <= sequence.adapted_from
+        return is_right and self._bound.get(slot.index) == (slot.generation, adapter.digest)

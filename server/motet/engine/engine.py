@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
-from motet_adapters import Arena
+from motet_adapters import Adapter, Arena
 
 from motet.engine.batch import Batch
 from motet.engine.bindings import Bindings
@@ -21,9 +21,11 @@ from motet.engine.cores import compute_with
 from motet.engine.delivery import Delivery
 from motet.engine.model import PagedModel
 from motet.engine.request import Event, FinishReason, Request
+from motet.engine.request_bounds import RequestBounds
 from motet.engine.sampler import Sampled, Sampler, SampleRow, TokenCounts
 from motet.engine.scheduler import Row, Scheduler, StepLimits
 from motet.engine.sequence import Sequence
+from motet.engine.sharing import PrefixScope
 from motet.engine.stats import EngineStats
 from motet.engine.stops import StopStrings
 from motet.engine.tokenizer import Tokenizer
@@ -58,13 +60,15 @@ class Engine:
         limits: StepLimits,
         *,
         max_waiting: int,
+        prefix_scope: PrefixScope = "off",
     ) -> None:
         self._model = model
         self._arena = arena
         self._tokenizer = tokenizer
         self._sampler = sampler
         self._blocks = BlockPool(model.num_blocks, model.layout.block_size)
-        self._scheduler = Scheduler(self._blocks, arena, limits)
+        self._scheduler = Scheduler(self._blocks, arena, limits, prefix_scope)
+        self._bounds = RequestBounds.of(model)
         self._max_waiting = max_waiting
         self._bindings = Bindings(model.bind)
         self._live: dict[str, Sequence] = {}
@@ -88,12 +92,15 @@ class Engine:
     @property
     def max_model_len(self) -> int:
         """The most tokens, prompt and completion together, that one request may have."""
-        positions = self._blocks.num_blocks * self._blocks.block_size
-        return min(self._model.max_model_len, positions)
+        return self.max_len(None)
+
+    def max_len(self, adapter: Adapter | None) -> int:
+        """The same of a request on this adapter: its virtual tokens take positions too."""
+        return self._bounds.max_len(adapter)
 
     @property
     def vocab_size(self) -> int:
-        return self._model.vocab_size
+        return self._bounds.vocab_size
 
     @property
     def healthy(self) -> bool:
@@ -119,7 +126,9 @@ class Engine:
         Raises RequestRefused if it can never run, EngineBusy if too many wait, EngineStopped if
         the engine is draining, stopped or broken. Whatever is raised, no event follows.
         """
-        self._check(request)
+        if not self.healthy:
+            raise EngineStopped("the engine is not running")
+        self._bounds.check(request)
         sequence = self._sequence(request, deliver)
         with self._changed:
             if not self._accepting:
@@ -149,16 +158,20 @@ class Engine:
             self._changed.notify()
 
     def stats(self) -> EngineStats:
+        sharing = self._scheduler.sharing
         return EngineStats(
             num_waiting=len(self._inbox) + len(self._scheduler.waiting),
             num_running=len(self._scheduler.running),
             num_blocks=self._blocks.num_blocks,
-            num_free_blocks=self._blocks.num_free,
+            num_free_blocks=sharing.num_available,
+            num_cached_blocks=sharing.cache.num_unused_blocks,
             block_size=self._blocks.block_size,
             num_steps=self._counts["steps"],
             num_mixed_steps=self._counts["mixed_steps"],
             steps_by_num_adapters=dict(self._steps_by_num_adapters),
             num_prompt_tokens=self._counts["prompt_tokens"],
+            num_cached_tokens=sharing.num_cached_tokens,
+            num_virtual_tokens=self._counts["virtual_tokens"],
             num_generated_tokens=self._counts["generated_tokens"],
             num_preemptions=self._scheduler.num_preemptions,
             num_failed_steps=self._counts["failed_steps"],
@@ -193,6 +206,8 @@ class Engine:
         plan = self._scheduler.plan()
         for sequence, message in plan.failed:
             self._end(sequence, "error", message)
+        if plan.edits:
+            self._model.edit_kv(plan.edits)
         if not plan.rows:
             return False
         rows = self._verified(plan.rows)
@@ -235,6 +250,7 @@ class Engine:
             self._failures += 1
             for sequence in tuple(self._scheduler.running):
                 self._drop(sequence, "error", "the forward pass of this request failed")
+            self._scheduler.sharing.clear()  # nobody knows what that pass has left there
             if self._failures >= MAX_CONSECUTIVE_FAILURES:
                 self._healthy = False
                 raise
@@ -265,24 +281,32 @@ class Engine:
             if not self._bindings.holds(row) and row.sequence.request.id in self._live:
                 self._counts["isolation_violations"] += 1
                 log.critical("request %s was not on its own adapter", row.sequence.request.id)
-                self._drop(row.sequence, "error", "the request's adapter was not in its slot")
+                message = "the request's adapter was not in its slot"
+                self._drop(row.sequence, "error", message, forget=True)
         verified = [row for row in rows if row.sequence.request.id in self._live]
         for row in verified:
-            row.sequence.ran_on = self._bindings.digest(row.slot)
+            row.sequence.ran_on = self._bindings.digest(row.sequence.slot)
         return verified
 
     def _take(self, sequence: Sequence, sampled: Sampled) -> None:
         if not sampled.ok:
             message = "the model's output for this request was not finite"
-            self._drop(sequence, "error", message)
+            self._drop(sequence, "error", message, forget=True)
             return
         self._counts["generated_tokens"] += 1
         reason = sequence.take(sampled, self._tokenizer.eos_ids)
         if reason is not None:
             self._drop(sequence, reason)
 
-    def _drop(self, sequence: Sequence, reason: FinishReason, message: str | None = None) -> None:
-        self._scheduler.remove(sequence)
+    def _drop(
+        self,
+        sequence: Sequence,
+        reason: FinishReason,
+        message: str | None = None,
+        *,
+        forget: bool = False,
+    ) -> None:
+        self._scheduler.remove(sequence, forget=forget)
         self._end(sequence, reason, message)
 
     def _end(self, sequence: Sequence, reason: FinishReason, message: str | None = None) -> None:
@@ -296,41 +320,18 @@ class Engine:
         has_base = any(row.slot == 0 for row in batch.rows)
         self._counts["steps"] += 1
         self._counts["mixed_steps"] += has_base and len(adapters) >= MIXED_ADAPTERS
-        self._counts["prompt_tokens"] += sum(
-            min(row.stop, row.sequence.prompt_len) - row.start
-            for row in batch.rows
-            if row.start < row.sequence.prompt_len
-        )
+        for row in batch.rows:
+            if row.start < row.sequence.num_virtual:
+                self._counts["virtual_tokens"] += row.count
+            elif row.start < row.sequence.prompt_end:
+                self._counts["prompt_tokens"] += row.count
         self._steps_by_num_adapters[len(adapters)] += 1
 
     # at submission, on the caller's thread
 
-    def _check(self, request: Request) -> None:
-        if not self.healthy:
-            raise EngineStopped("the engine is not running")
-        outside = [token for token in request.prompt if token >= self.vocab_size]
-        if outside:
-            raise RequestRefused(
-                f"token id {outside[0]} is outside the vocabulary of {self.vocab_size}",
-                param="prompt",
-            )
-        try:
-            request.params.check_vocabulary(self.vocab_size)
-        except ValueError as error:
-            raise RequestRefused(str(error)) from error
-        total = len(request.prompt) + request.params.max_tokens
-        if total > self.max_model_len:
-            raise RequestRefused(
-                f"the prompt has {len(request.prompt)} tokens and max_tokens is "
-                f"{request.params.max_tokens}, together {total}; this server's limit is "
-                f"{self.max_model_len}: shorten the prompt or lower max_tokens",
-                code="context_length_exceeded",
-                param="prompt",
-            )
-
     def _sequence(self, request: Request, deliver: Callable[[Event], None]) -> Sequence:
         request = replace(request, params=request.params.seeded())
-        return Sequence(
+        sequence = Sequence(
             request=request,
             arrival=0,
             deliver=Delivery(request.id, deliver, self.cancel),
@@ -338,6 +339,8 @@ class Engine:
             stops=StopStrings(request.params.stop),
             counts=TokenCounts(request.prompt),
         )
+        sequence.stretches = self._scheduler.sharing.stretches(sequence)
+        return sequence
 
 
 def _sample_row(row: Row) -> SampleRow:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from motet.engine.kv_edits import CopyBlock, KvEdit
 from motet.engine.survey import LayerShape
+from motet.engine.virtual_tokens import stored_keys
 from motet.errors import InvalidSetting
 
 LEAST_LEN = 16
@@ -45,6 +47,26 @@ def allocate(
         )
         for index, layer in layers.items()
     }
+
+
+def edit(caches: Mapping[int, tuple[Tensor, Tensor]], edits: Sequence[KvEdit]) -> None:
+    """Make the edits in the caches of `allocate`, one after the other."""
+    for item in edits:
+        if isinstance(item, CopyBlock):
+            for cache in (cache for pair in caches.values() for cache in pair):
+                cache[item.target].copy_(cache[item.source])
+            continue
+        for layer, stored in stored_keys(item.slot).items():
+            for cache, values in zip(caches[layer], stored, strict=True):
+                _fill(cache, item.blocks, values)
+
+
+def _fill(cache: Tensor, blocks: Sequence[int], values: Tensor) -> None:
+    """values [P, H, D] into the first P positions of these blocks."""
+    size = cache.shape[1]
+    for index, block in enumerate(blocks):
+        part = values[index * size : (index + 1) * size]
+        cache[block, : len(part)] = part
 
 
 def num_blocks_within(num_bytes: int, per_block: int, block_size: int) -> int:

@@ -13,15 +13,22 @@ class CurrentRouting:
     """Where the layers read the running step's routing; the engine thread sets it per step."""
 
     def __init__(self) -> None:
-        self._routing: Routing | None = None
+        self._routings: tuple[Routing, Routing] | None = None
 
-    def set(self, routing: Routing) -> None:
-        self._routing = routing
+    def set(self, routing: Routing, of_logits: Routing) -> None:
+        """of_logits: of the tokens whose logits are wanted, in the order of the logits."""
+        self._routings = (routing, of_logits)
 
     def get(self) -> Routing:
-        if self._routing is None:
+        return self._both()[0]
+
+    def of_logits(self) -> Routing:
+        return self._both()[1]
+
+    def _both(self) -> tuple[Routing, Routing]:
+        if self._routings is None:
             raise RuntimeError("a layer ran outside a step: set the routing before the forward")
-        return self._routing
+        return self._routings
 
 
 class LinearGroup:

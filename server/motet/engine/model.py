@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from motet_adapters import Slot
-from motet_kernels import LayerOps, LowRank, Ops, Routing, Segment, SlotTable, StagedOps
+from motet_kernels import LayerOps, Ops, Routing, Segment, SlotTable, StagedOps
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
@@ -17,12 +17,15 @@ from motet.engine.attention import ATTENTION_NAME, PagedStep, register_attention
 from motet.engine.base import QuantizedBase
 from motet.engine.batch import Batch, BatchLayout
 from motet.engine.cuda_graph import CudaCapture
+from motet.engine.kv_edits import KvEdit
 from motet.engine.layer_form import find_candidates
 from motet.engine.layers import adopt, put_on_trial
 from motet.engine.linear import AdaptedLinear, CurrentRouting, DenseLinear, LinearGroup
+from motet.engine.sites import Sites
 from motet.engine.step_buffers import StepBuffers
 from motet.engine.step_graphs import StepGraphs, row_buckets
 from motet.engine.survey import Survey, survey
+from motet.engine.virtual_tokens import VirtualEmbedding
 
 LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
 """Rotary embeddings that change for the whole batch once one row is long.
@@ -69,21 +72,32 @@ class PagedModel:
             for path, (out_features, in_features) in base.shapes.items()
         }
         self._groups = self._install(base, found, device)
+        self.input_groups = found.groups
+        self._sites = Sites(
+            self._model, self.tables, ops, self._routing, num_slots=num_slots, device=device
+        )
+        self._virtual = VirtualEmbedding(self._model.get_input_embeddings())
         config = self._model.config.get_text_config()
         self.vocab_size: int = config.vocab_size
-        self.max_model_len = _max_model_len(config, budget.max_model_len)
+        self.max_positions = _max_positions(config)
+        self.max_model_len = min(self.max_positions, budget.max_model_len or self.max_positions)
         per_block = kv_cache.block_bytes(found.layers, budget.block_size, dtype)
         self.num_blocks = kv_cache.num_blocks_within(budget.num_bytes, per_block, budget.block_size)
         self.kv_bytes = (self.num_blocks + 1) * per_block
         self._caches = kv_cache.allocate(
             found.layers, self.num_blocks, budget.block_size, dtype, device
         )
+        if self._sites.wait_for_the_device:
+            graph_rows = 0
         self.layout = _layout(ops, budget.block_size, dtype, device, graph_rows, num_slots)
         self.graphs = StepGraphs(CudaCapture(device)) if self.layout.buckets else None
         self._settled: Hashable = None  # see StagedOps.settle; None: an adapter has changed since
+        self.layer_shapes = found.layers
         self.num_layers = len(found.layers)
         self.num_one_call_layers = 0  # see layers.py; until they have been tried, none is
-        self._candidates = find_candidates(self._model, self._groups, found.layers, self._caches)
+        self._candidates = find_candidates(
+            self._model, self._groups, found.layers, self._caches, self._sites
+        )
 
     @property
     def weight_bytes(self) -> int:
@@ -92,21 +106,21 @@ class PagedModel:
         return sum(dense.values()) + sum(group.num_bytes for group in self._groups.values())
 
     def bind(self, slot: Slot) -> None:
-        """Put a loaded adapter's tensors into the tables, and nothing where it has none."""
+        """Put a loaded adapter's tensors in their places, and the base's where it has none."""
         self._settled = None
-        for path, table in self.tables.items():
-            tensors = slot.views.get(path)
-            if tensors is None:
-                table.clear(slot.index)
-            else:
-                a, bt, gain = tensors
-                table.put(slot.index, LowRank(a, bt, gain, bias=None))
+        self._sites.bind(slot.index, slot.views)
+
+    @torch.inference_mode()
+    def edit_kv(self, edits: Sequence[KvEdit]) -> None:
+        """Make a plan's edits of the KV cache, before its forward pass."""
+        kv_cache.edit(self._caches, edits)
 
     @torch.inference_mode()
     def forward(self, batch: Batch) -> Tensor:
         """Logits [R, V] of the rows that sample, in the order of `batch.sampling_rows`."""
-        self._routing.set(batch.routing)
-        if self.graphs is None or batch.key is None:
+        self._routing.set(batch.routing, batch.logit_routing)
+        self._virtual.set(batch.virtual)
+        if self.graphs is None or batch.key is None or self._sites.beyond_linears(batch.routing):
             logits = self._logits(batch)
         else:
             logits = self.graphs.run(batch.key, self._version(), lambda: self._logits(batch))
@@ -147,7 +161,9 @@ class PagedModel:
     @torch.inference_mode()
     def plain_logits(self, ids: list[int]) -> Tensor:
         """ids [T] -> [V]: the logits after the last token by transformers' eager attention."""
-        self._routing.set(Routing((Segment(0, 0, len(ids)),)))
+        routing = Routing((Segment(0, 0, len(ids)),))
+        self._routing.set(routing, routing)
+        self._virtual.set(())
         self._model.set_attn_implementation("eager")
         try:
             tokens = torch.tensor([ids], device=self._model.device)
@@ -171,8 +187,9 @@ class PagedModel:
                 module = AdaptedLinear(group, member, weights[member].shape)
                 self._model.set_submodule(path, module)
             groups[paths] = group
+        head = self._model.get_output_embeddings()
         for path, module in tuple(self._model.named_modules()):
-            if type(module) is nn.Linear:  # what is left unquantised: the output head
+            if type(module) is nn.Linear and module is not head:  # the head becomes a site
                 self._model.set_submodule(path, DenseLinear(module, self.ops))
         return groups
 
@@ -192,12 +209,12 @@ def _layout(
     return BatchLayout(ops, block_size, multiple, device, StepBuffers(device), buckets, num_slots)
 
 
-def _max_model_len(config: PreTrainedConfig, asked: int | None) -> int:
-    """The longest sequence served: the model's own limit, or less if asked."""
+def _max_positions(config: PreTrainedConfig) -> int:
+    """The longest sequence the model can take, an adapter's virtual tokens included."""
     longest: int = config.max_position_embeddings
     parameters = getattr(config, "rope_parameters", None) or {}
     per_layer_type = [value for value in parameters.values() if isinstance(value, Mapping)]
     for rope in per_layer_type or [parameters]:
         if rope.get("rope_type") in LENGTH_DEPENDENT_ROPE:
             longest = min(longest, rope.get("original_max_position_embeddings") or longest)
-    return min(longest, asked or longest)
+    return longest

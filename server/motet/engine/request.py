@@ -224,7 +224,9 @@ class Finished:
     message: str | None
     """What went wrong, for reason "error"."""
     adapter_digest: str | None
-    """The adapter in the slot the request ran on in its last step; None is the base model."""
+    """The adapter in the request's slot at its last step; None is the base model."""
+    cached_len: int = 0
+    """Of `prompt_len`, tokens whose keys and values were found and not computed."""
 
 
 Event = Token | Finished

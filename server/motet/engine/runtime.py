@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from motet_adapters import AdapterStore, Arena, Limits
+from motet_adapters.image import Image
 from motet_adapters.room import RequireRoom, all_the_room
 from motet_database import ChangeFeed, Database
 from motet_kernels import BuildFailed, KernelReport, NoFastMath, Ops, Selection, select_kernels
@@ -25,6 +26,7 @@ from motet.engine.stage_clock import StageClock
 from motet.engine.timed_ops import timed
 from motet.engine.timed_sampler import TimedSampler
 from motet.engine.tokenizer import Tokenizer
+from motet.engine.virtual_tokens import require_fit
 from motet.errors import InvalidSetting, UnsupportedModel
 from motet.settings import Settings
 
@@ -124,19 +126,34 @@ def open_runtime(
     difference = _probe(base, model)
     tokenizer = Tokenizer.load(base.directory)
     directory = store_dir or store_directory(settings.data_dir)
-    store = _store(directory, settings, base, ops, dtype, database, changes, require_room)
+    served = replace(base, input_groups=model.input_groups)
+    store = _store(directory, settings, served, ops, dtype, database, changes, require_room)
     doorbell = _Doorbell()
+
+    def image(digest: str) -> Image:
+        found = store.image(digest)
+        require_fit(found, model.layer_shapes)
+        return found
+
     arena = Arena(
-        store.image,
+        image,
         num_bytes=settings.adapter_device_bytes,
         num_slots=settings.max_adapter_slots,
         device=device,
         on_ready=doorbell,
     )
-    store.on_removed(arena.drop)
+    store.on_removed(lambda digest: _forget(digest, arena, doorbell))
     ends = tokenizer.eos_ids
     sampler = Sampler(ends) if clock is None else TimedSampler(ends, clock)
-    engine = Engine(model, arena, tokenizer, sampler, limits, max_waiting=settings.max_waiting)
+    engine = Engine(
+        model,
+        arena,
+        tokenizer,
+        sampler,
+        limits,
+        max_waiting=settings.max_waiting,
+        prefix_scope=settings.prefix_cache,
+    )
     doorbell.ring = engine.wake
     progress("Ready", 1.0)
     return Runtime(
@@ -156,6 +173,12 @@ def open_runtime(
         weight_bytes=model.weight_bytes,
         probe_difference=difference,
     )
+
+
+def _forget(digest: str, arena: Arena, doorbell: _Doorbell) -> None:
+    """Of a deleted adapter: its room on the device, then what the engine has made of it there."""
+    arena.drop(digest)
+    doorbell()
 
 
 def store_directory(data_dir: Path) -> Path:

@@ -9,6 +9,7 @@ blocks, and its adapter on the device. Whoever lacks one is simply not in this s
 from __future__ import annotations
 
 from bisect import insort
+from collections.abc import Iterable
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,7 +17,9 @@ from typing import Protocol
 from motet_adapters import AdapterLoadFailed, Slot
 
 from motet.engine.blocks import BlockPool
+from motet.engine.kv_edits import KvEdit
 from motet.engine.sequence import Sequence
+from motet.engine.sharing import PrefixScope, Sharing
 
 PATIENCE = 256
 """Steps a sequence may be passed over for want of an adapter slot before younger ones wait too."""
@@ -28,6 +31,10 @@ class SlotSource(Protocol):
     def acquire(self, digest: str) -> Slot | None: ...
 
     def release(self, slot: Slot) -> None: ...
+
+    def departed(self) -> Iterable[str]:
+        """Digests of adapters that have left the device since this was last asked."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,7 @@ class StepLimits:
 
 @dataclass(frozen=True)
 class Row:
-    """`count` tokens of a sequence from position `start` on, run on adapter slot `slot`."""
+    """`count` positions of a sequence from `start` on, run on adapter slot `slot`."""
 
     sequence: Sequence
     start: int
@@ -63,15 +70,19 @@ class Row:
     @property
     def samples(self) -> bool:
         """Whether this row's last token is the sequence's last, so that its logits are wanted."""
-        return self.stop == len(self.sequence.tokens)
+        return self.stop == self.sequence.length
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The rows of one step, and sequences that cannot run at all, with the reason."""
+    """The rows of one step, and sequences that cannot run at all, with the reason.
+
+    `edits` come before the rows, in order, and whether there are rows or not.
+    """
 
     rows: tuple[Row, ...]
     failed: tuple[tuple[Sequence, str], ...] = ()
+    edits: tuple[KvEdit, ...] = ()
 
 
 class Scheduler:
@@ -80,9 +91,15 @@ class Scheduler:
     Not thread-safe: the engine thread owns it.
     """
 
-    def __init__(self, blocks: BlockPool, slots: SlotSource, limits: StepLimits) -> None:
-        self.blocks = blocks
+    def __init__(
+        self,
+        blocks: BlockPool,
+        slots: SlotSource,
+        limits: StepLimits,
+        prefix_scope: PrefixScope = "off",
+    ) -> None:
         self.limits = limits
+        self.sharing = Sharing(blocks, limits.chunk_len, prefix_scope)
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
         self.num_preemptions = 0
@@ -91,16 +108,20 @@ class Scheduler:
     def add(self, sequence: Sequence) -> None:
         insort(self.waiting, sequence, key=_arrival)
 
-    def remove(self, sequence: Sequence) -> None:
-        """Take a sequence out for good; its blocks and its slot's pin are given back."""
+    def remove(self, sequence: Sequence, *, forget: bool = False) -> None:
+        """Take a sequence out for good; its blocks and its slot's pin are given back.
+
+        forget: what it computed is not to be found by others, because something is wrong with it.
+        """
         if sequence in self.running:
-            self._give_back(sequence)
+            self._give_back(sequence, forget=forget)
             self.running.remove(sequence)
         else:
             self.waiting.remove(sequence)
 
     def plan(self) -> Plan:
         """Rows for the next step: running sequences first, then whoever can join them."""
+        self.sharing.forget_adapters(self._slots.departed())
         rows: list[Row] = []
         budget = self.limits.max_batch_tokens
         preempted = False
@@ -115,23 +136,23 @@ class Scheduler:
             budget -= sum(counts)
         # Whoever was just preempted would take the freed blocks straight back.
         failed = [] if preempted else self._admit(rows, budget)
-        return Plan(tuple(rows), tuple(failed))
+        return Plan(tuple(rows), tuple(failed), self.sharing.take_edits())
 
     def commit(self, plan: Plan) -> None:
-        """Record that the plan's rows are in the KV cache."""
+        """Record that the plan's rows are in the KV cache, and share what may be shared."""
         for row in plan.rows:
             row.sequence.num_computed = max(row.sequence.num_computed, row.stop)
+        for row in plan.rows:
+            if row.sequence.blocks:  # else it was removed after the plan was made
+                self.sharing.publish(row.sequence)
 
     def audit(self) -> None:
         """Raise if blocks were lost, or held by anything that is not running."""
-        self.blocks.audit()
-        held = sum(len(sequence.blocks) for sequence in self.running)
-        if held + self.blocks.num_free != self.blocks.num_blocks:
-            raise RuntimeError("KV blocks are held by a sequence that is not running")
+        self.sharing.audit(self.running)
 
     def _make_room(self, sequence: Sequence, count: int) -> bool:
         """Blocks for `count` more tokens, preempting the youngest; False if that was itself."""
-        while not self.blocks.grow(sequence.blocks, sequence.num_computed + count):
+        while not self.sharing.grow(sequence, sequence.num_computed + count):
             victim = self.running[-1]
             self._preempt(victim)
             if victim is sequence:
@@ -144,10 +165,8 @@ class Scheduler:
         self.add(sequence)
         self.num_preemptions += 1
 
-    def _give_back(self, sequence: Sequence) -> None:
-        self.blocks.free(sequence.blocks)
-        sequence.blocks.clear()
-        sequence.num_computed = 0
+    def _give_back(self, sequence: Sequence, *, forget: bool = False) -> None:
+        self.sharing.detach(sequence, forget=forget)
         if sequence.slot is not None:
             self._slots.release(sequence.slot)
             sequence.slot = None
@@ -156,30 +175,33 @@ class Scheduler:
         """Move waiting sequences to running while there is room; those that never can run."""
         failed: list[tuple[Sequence, str]] = []
         for sequence in tuple(self.waiting):
-            counts = sequence.next_counts(self.limits.chunk_len, budget)
+            if len(self.running) >= self.limits.max_num_seqs:
+                break
+            self.sharing.attach(sequence)
             # Room for all its tokens, not only for the first chunk: a sequence let in on less
             # would be preempted before it said anything.
-            needed = self.blocks.blocks_for(len(sequence.tokens) + 1)
-            if (
-                not counts
-                or needed > self.blocks.num_free
-                or len(self.running) >= self.limits.max_num_seqs
-            ):
+            counts = sequence.next_counts(self.limits.chunk_len, budget)
+            if not counts or not self.sharing.has_room_for(sequence):
+                self.sharing.detach(sequence)
                 break
             try:
-                placed = self._place(sequence)
+                is_placed = not self.sharing.must_wait(sequence) and self._place(sequence)
             except AdapterLoadFailed as error:
+                self.sharing.detach(sequence)
                 self.waiting.remove(sequence)
                 failed.append((sequence, str(error)))
                 continue
-            if not placed:
+            if not is_placed:
+                self.sharing.detach(sequence)
                 sequence.num_passes_over += 1
                 if sequence.num_passes_over > PATIENCE:
                     break
                 continue
             self.waiting.remove(sequence)
             insort(self.running, sequence, key=_arrival)
-            if not self.blocks.grow(sequence.blocks, sum(counts)):
+            self.sharing.begin(sequence)
+            counts = sequence.next_counts(self.limits.chunk_len, budget)
+            if not self.sharing.grow(sequence, sequence.num_computed + sum(counts)):
                 raise RuntimeError("free blocks vanished between the check and the allocation")
             rows += _rows(sequence, counts)
             budget -= sum(counts)
@@ -199,9 +221,10 @@ def _arrival(sequence: Sequence) -> int:
 
 
 def _rows(sequence: Sequence, counts: SequenceOf[int]) -> list[Row]:
-    slot = sequence.slot.index if sequence.slot else 0
     rows, start = [], sequence.num_computed
     for count in counts:
+        is_adapted = sequence.slot is not None and start >= sequence.adapted_from
+        slot = sequence.slot.index if sequence.slot and is_adapted else 0
         rows.append(Row(sequence, start, count, slot))
         start += count
     return rows

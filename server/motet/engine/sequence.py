@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from motet_adapters import Slot
 
+from motet.engine.prefix_cache import SharedBlocks, Stretch
 from motet.engine.request import Event, Finished, FinishReason, Request, Token
 from motet.engine.sampler import Sampled, TokenCounts
 from motet.engine.stops import StopStrings
@@ -27,8 +29,10 @@ class Decoder(Protocol):
 
 @dataclass(eq=False)
 class Sequence:
-    """Tokens and how many of them are in the KV cache; a step advances the second to the first.
+    """Tokens and how much of them is in the KV cache; a step advances the second to the first.
 
+    All counts and bounds are of positions: the adapter's virtual tokens, if it has any, stand at
+    [0, num_virtual), and the prompt's first token behind them.
     `arrival` orders sequences for good: a preempted one keeps its place.
     """
 
@@ -39,38 +43,67 @@ class Sequence:
     stops: StopStrings
     counts: TokenCounts
     tokens: list[int] = field(init=False)
+    num_virtual: int = field(init=False)
+    prompt_end: int = field(init=False)
+    """The position behind the prompt."""
+    adapted_from: int = field(init=False)
+    """Position from which on the request's adapter is active; aLoRA's is not before."""
     num_computed: int = 0
     blocks: list[int] = field(default_factory=list)
+    shared: list[SharedBlocks] = field(default_factory=list)  # the first of `blocks`, in order
+    stretches: tuple[Stretch, ...] | None = None  # of the prompt; None: not asked for yet
+    num_cached: int | None = None  # prompt tokens found computed; None: not admitted yet
     slot: Slot | None = None
     num_passes_over: int = 0
-    ran_on: str | None = None  # digest in the slot of the last step; None: the base, or no step
+    ran_on: str | None = None  # digest in its slot at the last step; None: the base, or no step
 
     def __post_init__(self) -> None:
         self.tokens = list(self.request.prompt)
+        adapter = self.request.adapter
+        self.num_virtual = adapter.num_virtual_tokens if adapter else 0
+        self.prompt_end = self.num_virtual + self.prompt_len
+        self.adapted_from = 0
+        if adapter and adapter.invocation_tokens:
+            start = _last_occurrence(adapter.invocation_tokens, self.request.prompt)
+            never = self.prompt_end + self.request.params.max_tokens
+            self.adapted_from = never if start is None else self.num_virtual + start
 
     @property
     def prompt_len(self) -> int:
         return len(self.request.prompt)
 
     @property
+    def length(self) -> int:
+        """Positions of all tokens there are, virtual ones included."""
+        return self.num_virtual + len(self.tokens)
+
+    @property
     def num_generated(self) -> int:
         return len(self.tokens) - self.prompt_len
+
+    def ids(self, start: int, stop: int) -> list[int]:
+        """The tokens at positions [start, stop); 0 for a virtual one, which has no id."""
+        num_virtual = max(min(stop, self.num_virtual) - start, 0)
+        first = start + num_virtual - self.num_virtual
+        return [0] * num_virtual + self.tokens[first : stop - self.num_virtual]
 
     def next_counts(self, chunk_len: int, budget: int) -> tuple[int, ...]:
         """The rows this sequence could run now, as token counts, within `budget` tokens.
 
-        Prompt tokens go in chunks that end on multiples of `chunk_len`; each generated token is
-        a row of its own, also when it is computed again after a preemption. So the shape a token
-        is computed in depends on its sequence alone and never on the neighbours' share of the
-        budget: that is what makes a row's bits repeatable.
+        Prompt tokens go in chunks that end on multiples of `chunk_len`, and before the prompt's
+        first token and the adapter's; each generated token is a row of its own, also when it is
+        computed again after a preemption. So the shape a token is computed in depends on its
+        sequence alone and never on the neighbours' share of the budget: that is what makes a row's
+        bits repeatable.
         """
         counts: list[int] = []
-        position = self.num_computed
-        while position < len(self.tokens):
+        position, length = self.num_computed, self.length
+        while position < length:
             count = 1
-            if position < self.prompt_len:
+            if position < self.prompt_end:
                 boundary = (position // chunk_len + 1) * chunk_len
-                count = min(boundary, self.prompt_len) - position
+                ends = (self.num_virtual, self.adapted_from, self.prompt_end)
+                count = min(boundary, *(end for end in ends if end > position)) - position
             if count > budget:
                 break
             counts.append(count)
@@ -116,5 +149,16 @@ class Sequence:
                 completion_len=self.num_generated,
                 message=message,
                 adapter_digest=self.ran_on,
+                cached_len=self.num_cached or 0,
             )
         )
+
+
+def _last_occurrence(part: SequenceOf[int], whole: SequenceOf[int]) -> int | None:
+    """Where `part` begins in `whole` for the last time, as PEFT looks for it in a prompt."""
+    part, last = tuple(part), part[-1]
+    for start in range(len(whole) - len(part), -1, -1):
+        # most places fail at the one token
+        if whole[start + len(part) - 1] == last and whole[start : start + len(part)] == part:
+            return start
+    return None

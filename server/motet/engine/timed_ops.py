@@ -69,6 +69,10 @@ class _Timed:
         with self._clock.stage("linears"):
             return self._ops.adapted_linear(x, group, tables, routing)
 
+    def adapt(self, x: Tensor, y: Tensor, table: SlotTable, routing: Routing) -> Tensor:
+        with self._clock.stage("adapters"):
+            return self._ops.adapt(x, y, table, routing)
+
     def plan_attention(
         self, rows: Sequence[AttentionRow], block_size: int, device: torch.device
     ) -> AttentionPlan:

@@ -38,7 +38,12 @@ def test_a_completion_has_openais_form(server: LiveServer) -> None:
         "choices": [
             {"index": 0, "text": DEFAULT_TEXT[:6], "logprobs": None, "finish_reason": "length"}
         ],
-        "usage": {"prompt_tokens": 4, "completion_tokens": 6, "total_tokens": 10},
+        "usage": {
+            "prompt_tokens": 4,
+            "completion_tokens": 6,
+            "total_tokens": 10,
+            "prompt_tokens_details": {"cached_tokens": 2},
+        },
     }
     assert fingerprint == f"fp_{server.base.fingerprint[:12]}"
     assert "x-adapter-digest" not in reply.headers
@@ -85,7 +90,12 @@ def test_every_prompt_has_n_choices_side_by_side(server: LiveServer) -> None:
     assert len({request.id for request in seen}) == 6
     assert len(document["choices"]) == 6
     # Each prompt counts once, whatever n is.
-    assert document["usage"] == {"prompt_tokens": 3, "completion_tokens": 36, "total_tokens": 39}
+    assert document["usage"] == {
+        "prompt_tokens": 3,
+        "completion_tokens": 36,
+        "total_tokens": 39,
+        "prompt_tokens_details": {"cached_tokens": 1},
+    }
 
 
 def test_without_max_tokens_a_completion_is_16_long(server: LiveServer) -> None:
@@ -133,6 +143,7 @@ def test_the_last_chunk_holds_the_usage_if_asked(server: LiveServer) -> None:
         "prompt_tokens": 4,
         "completion_tokens": 12,
         "total_tokens": 16,
+        "prompt_tokens_details": {"cached_tokens": 2},
     }
     texts = {0: "", 1: ""}
     for chunk in chunks[:-1]:

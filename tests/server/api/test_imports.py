@@ -26,7 +26,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         save(directory, FILES)
     (root / "allowed" / "link").symlink_to(root / "secret")
     (root / "allowed" / "empty").mkdir()
-    save(root / "allowed" / "bad", random_adapter(RandomBase.llama(), config={"bias": "all"}))
+    save(root / "allowed" / "bad", random_adapter(RandomBase.llama(), config={"bias": "some"}))
     return root
 
 

@@ -86,6 +86,9 @@ class Slots:
         if not self.pins[slot.digest]:
             del self.pins[slot.digest]
 
+    def departed(self) -> frozenset[str]:
+        return frozenset()
+
 
 def scheduler(num_blocks: int = 32, slots: Slots | None = None) -> Scheduler:
     return Scheduler(BlockPool(num_blocks, block_size=4), slots or Slots(), LIMITS)
@@ -198,7 +201,7 @@ def test_an_adapter_that_cannot_be_loaded_fails_its_sequence_alone() -> None:
 
 def test_the_audit_notices_blocks_held_by_nobody() -> None:
     s = scheduler()
-    s.blocks.grow([], 4)
+    s.sharing.pool.grow([], 4)
     with pytest.raises(RuntimeError, match="not running"):
         s.audit()
 
@@ -234,7 +237,7 @@ def test_everything_ends_and_adds_up(
         check_step(s, run(s), room)
     assert [q.num_generated for q in sequences] == [q.request.params.max_tokens for q in sequences]
     s.audit()
-    assert s.blocks.num_free == num_blocks
+    assert s.sharing.num_available == num_blocks
     assert slots.pins == {}
 
 

@@ -1,7 +1,7 @@
 """Steps whose small tensors share a buffer and whose forward is recorded and run again.
 
-A whole engine on the GPU's kernels, through Triton's interpreter, with a recording in the place of a
-CUDA graph (tests/support/recorded_graph.py): the logits must be those of steps that run as they are.
+A whole engine on the GPU kernels, through the interpreter, with a recording in the place of a CUDA
+graph (tests/support/recorded_graph.py): the logits must be those of steps that run as they are.
 """
 
 from __future__ import annotations

@@ -13,11 +13,11 @@ constexpr int kBlockWidth = 32;  // output columns computed together
 // the rank R, and what other families than LoRA and DoRA have besides.
 struct SlotPointers {
     int64_t a, bt, gain, bias, rank;
-    int64_t in_gain;                               // [K]
+    int64_t in_gain;                                // [K]
     int64_t core_values, core_columns, core_width;  // [R, width], int32 [R, width]
-    int64_t inner_bias;                            // [R]
-    int64_t activation;                            // its number in lowrank.ACTIVATIONS
-    int64_t delta_gain;                            // [N]
+    int64_t inner_bias;                             // [R]
+    int64_t activation;                             // its number in lowrank.ACTIVATIONS
+    int64_t delta_gain;                             // [N]
 };
 
 // Tokens [start, stop) run on an adapter. Tokens in no segment are base rows.
@@ -44,7 +44,7 @@ struct Group {
 
 struct LinearCall {
     const Group* group;
-    const void* x;                        // [T, K]
+    const void* x;                        // [T, K]; with `base`: in_gain * x
     const void* base;                     // [T, sum N], W x, where the group has no packed weight
     void* y;                              // [T, sum N]
     const void* residual;                 // [T, sum N], added to the rounded result, or null
@@ -113,13 +113,15 @@ struct LayerStep {
     int32_t num_threads;
 };
 
-// The weight [size] of an RMSNorm, or null for none.
+// The weight [size] of an RMSNorm, or null for none; and where the address of a table is written of
+// the addresses of the slots' own weights (0: this one), or null for no such table.
 struct Norm {
     const void* weight;
     float eps;
+    const int64_t* const* by_slot;
 };
 
-// A decoder layer, see decoder_layer.py. Its groups have packed weights.
+// A decoder layer, see decoder_layer.py. Its groups have packed weights, but for `on_output`.
 struct Layer {
     const Group* qkv;
     const Group* output;
@@ -132,7 +134,8 @@ struct Layer {
     float softcap;    // 0: none
     void* k_cache;    // [P, block_size, Hkv, head_size]
     void* v_cache;
-    const SlotPointers* const* tables;  // q, k, v, output, gate, up, down
+    const Group* on_output;             // of adapters on the layer's output, or null
+    const SlotPointers* const* tables;  // q, k, v, output, gate, up, down, those on the output
 };
 
 // Layers that follow each other. y may not be x.

@@ -1,15 +1,14 @@
-// The adapter half of a group: u = A x for every segment's rows, then B u, gain and biases on top
+// The adapter half of a group: u = A x for every segment's rows, then B u, gains and biases on top
 // of a tile of W x, rounded once.
 //
 // A dot product of A's runs over k in one order, and B's over the rank, whatever the number of
 // rows: tiles of rows and ranks only share loads.
 #pragma once
 
-#include "partial.h"
+#include "linear_call.h"
 
 namespace {
 
-constexpr int kRankTile = 4;
 constexpr int kTokenTile = 4;
 
 // u[i, j] = A[j] x[i] for `tokens` rows of x and kRankTile rows of A, of which `ranks` exist.
@@ -51,6 +50,37 @@ inline void shrink_tokens(
     }
 }
 
+// totals += B u for `tokens` rows of one slot. A call would keep the totals in memory.
+template <class T, int tokens>
+__attribute__((always_inline)) inline void expand_tile(
+    const SlotPointers& slot, const Block& block, const float* u, Pair (&totals)[tokens]) {
+    const T* bt = reinterpret_cast<const T*>(slot.bt) + block.column;
+    for (int64_t r = 0; r < slot.rank; r++) {
+        const Pair b = load_block(bt + r * block.num_columns, block.width);
+        for (int i = 0; i < tokens; i++) {
+            const Floats factor = splat(u[i * slot.rank + r]);
+            totals[i] = {
+                fma(factor, b.first, totals[i].first), fma(factor, b.second, totals[i].second)};
+        }
+    }
+}
+
+// totals = delta_gain * B u on top of the tile. By itself, lest plain adapters pay for it.
+template <class T, int tokens>
+__attribute__((noinline)) void expand_scaled(
+    const SlotPointers& slot, const Block& block, const float (*tile)[kBlockWidth],
+    const float* u, Pair (&totals)[tokens]) {
+    Pair products[tokens];  // in registers, where what is the caller's may not stay
+    for (Pair& product : products) product = {splat(0.0f), splat(0.0f)};
+    expand_tile<T, tokens>(slot, block, u, products);
+    const T* gains = reinterpret_cast<const T*>(slot.delta_gain) + block.column;
+    const Pair gain = load_block(gains, block.width);
+    for (int i = 0; i < tokens; i++)
+        totals[i] = {
+            fma(gain.first, products[i].first, load(tile[i])),
+            fma(gain.second, products[i].second, load(tile[i] + 16))};
+}
+
 // Everything after W x for `tokens` rows of a tile that run on one slot (or on the base).
 template <class T, int tokens>
 inline void finish_tile(
@@ -58,15 +88,11 @@ inline void finish_tile(
     const float (*tile)[kBlockWidth], const float* u, T* y, const T* residual, int64_t y_stride) {
     const int width = block.width;
     Pair totals[tokens];
-    for (int i = 0; i < tokens; i++) totals[i] = {load(tile[i]), load(tile[i] + 16)};
-    const T* bt = reinterpret_cast<const T*>(slot.bt) + block.column;
-    for (int64_t r = 0; r < slot.rank; r++) {
-        const Pair b = load_block(bt + r * block.num_columns, width);
-        for (int i = 0; i < tokens; i++) {
-            const Floats factor = splat(u[i * slot.rank + r]);
-            totals[i] = {
-                fma(factor, b.first, totals[i].first), fma(factor, b.second, totals[i].second)};
-        }
+    if (slot.delta_gain) {
+        expand_scaled<T, tokens>(slot, block, tile, u, totals);
+    } else {
+        for (int i = 0; i < tokens; i++) totals[i] = {load(tile[i]), load(tile[i] + 16)};
+        expand_tile<T, tokens>(slot, block, u, totals);
     }
     if (slot.gain) {
         const Pair gain = load_block(reinterpret_cast<const T*>(slot.gain) + block.column, width);

@@ -20,7 +20,9 @@ class LayerRun {
     using T = typename M::Stored;
 
    public:
-    explicit LayerRun(const LayersCall& call) : call_(call), step_(*call.step) {}
+    // token_slots [T]: the slot of each token
+    LayerRun(const LayersCall& call, const int64_t* token_slots)
+        : call_(call), step_(*call.step), token_slots_(token_slots) {}
 
     // Make layer i the one to run; by one thread. False if there is no memory.
     bool prepare_layer(int64_t i) {
@@ -38,7 +40,14 @@ class LayerRun {
         linears_[1] = linear(layer_->output, attended_, hidden_, x_, 3);
         linears_[2] = linear(layer_->gate_up, normed_, gated_, nullptr, 4);
         linears_[3] = linear(layer_->down, opened_, call_.y, hidden_, 6);
-        for (int i = 0; i < 4; i++)
+        num_linears_ = 4;
+        if (adapts_output()) {
+            // in place: x has been read when the first block is written, and a block is its own base
+            linears_[4] = linear(layer_->on_output, call_.y, call_.y, nullptr, 7);
+            linears_[4].base = call_.y;
+            num_linears_ = 5;
+        }
+        for (int i = 0; i < num_linears_; i++)
             if (!prepare(linears_[i], shared_[i], i)) return false;
         attention_ = attention_call();
         return prepare(attention_, attention_work_);
@@ -69,6 +78,9 @@ class LayerRun {
         done(kStageGate);
         compute(linears_[3], shared_[3], member, watch);
         done(kStageLinears);
+        if (num_linears_ == 4) return;
+        compute(linears_[4], shared_[4], member, watch);
+        done(kStageAdapters);
     }
 
    private:
@@ -83,6 +95,16 @@ class LayerRun {
             step_.num_segments, step_.num_tokens, step_.is_bf16, step_.num_threads};
     }
 
+    // Whether a token runs on a slot with adapters on the layer's output.
+    bool adapts_output() const {
+        if (!layer_->on_output) return false;
+        for (int64_t s = 0; s < step_.num_segments; s++) {
+            const SlotPointers& slot = layer_->tables[7][step_.segments[s].slot];
+            if (slot.rank || slot.gain || slot.bias) return true;
+        }
+        return false;
+    }
+
     AttentionCall attention_call() const {
         const int64_t size = layer_->head_size;
         return {
@@ -94,9 +116,14 @@ class LayerRun {
 
     void norm_rows(const T* x, const Norm& norm, int64_t from, int64_t to) {
         const int64_t size = layer_->qkv->in_features;
-        const T* weight = static_cast<const T*>(norm.weight);
         for (int64_t t = from; t < to; t++)
-            rms_norm(x + t * size, weight, norm.eps, size, normed_ + t * size);
+            rms_norm(x + t * size, weight_of(norm, t), norm.eps, size, normed_ + t * size);
+    }
+
+    // That of token t's slot, or the norm's own; null for none.
+    const T* weight_of(const Norm& norm, int64_t t) const {
+        const int64_t own = norm.by_slot ? (*norm.by_slot)[token_slots_[t]] : 0;
+        return static_cast<const T*>(own ? reinterpret_cast<const void*>(own) : norm.weight);
     }
 
     // Token t's queries in place; its keys and values into the cache.
@@ -105,22 +132,23 @@ class LayerRun {
         const T* cos = static_cast<const T*>(step_.cos) + t * size;
         const T* sin = static_cast<const T*>(step_.sin) + t * size;
         T* head = projected_ + t * layer_->qkv->out_features;
+        const T* weight = weight_of(layer_->query_norm, t);
         for (int64_t h = 0; h < layer_->num_heads; h++, head += size) {
-            norm_head(head, layer_->query_norm);
+            norm_head(head, weight, layer_->query_norm.eps);
             rotate(head, cos, sin, size, head);
         }
         const int64_t place = step_.slots[t] * num_kv_heads * size;
         T* key = static_cast<T*>(layer_->k_cache) + place;
+        weight = weight_of(layer_->key_norm, t);
         for (int64_t h = 0; h < num_kv_heads; h++, head += size) {
-            norm_head(head, layer_->key_norm);
+            norm_head(head, weight, layer_->key_norm.eps);
             rotate(head, cos, sin, size, key + h * size);
         }
         memcpy(static_cast<T*>(layer_->v_cache) + place, head, num_kv_heads * size * sizeof(T));
     }
 
-    void norm_head(T* head, const Norm& norm) const {
-        if (norm.weight)
-            rms_norm(head, static_cast<const T*>(norm.weight), norm.eps, layer_->head_size, head);
+    void norm_head(T* head, const T* weight, float eps) const {
+        if (weight) rms_norm(head, weight, eps, layer_->head_size, head);
     }
 
     void open_gates(int64_t from, int64_t to) {
@@ -133,14 +161,27 @@ class LayerRun {
 
     const LayersCall& call_;
     const LayerStep& step_;
+    const int64_t* token_slots_;
     const Layer* layer_ = nullptr;
     const T* x_ = nullptr;
     T *normed_, *projected_, *attended_, *hidden_, *gated_, *opened_;
-    LinearCall linears_[4];
-    Shared<M> shared_[4];
+    int num_linears_;
+    LinearCall linears_[5];  // the four groups; adapters on the layer's output
+    Shared<M> shared_[5];
     AttentionCall attention_;
     AttentionWork attention_work_;
 };
+
+// The slot of each token, 0 for base rows. Null if there is no memory.
+inline const int64_t* slots_of_tokens(const LayerStep& step) {
+    auto* slots = scratch_array<int64_t>(kScratchTokenSlots, step.num_tokens);
+    if (!slots) return nullptr;
+    memset(slots, 0, step.num_tokens * sizeof *slots);
+    for (int64_t s = 0; s < step.num_segments; s++)
+        for (int64_t t = step.segments[s].start; t < step.segments[s].stop; t++)
+            slots[t] = step.segments[s].slot;
+    return slots;
+}
 
 // The layers of a call, one after the other, in one region: y of each is x of the next.
 // 0; 1 if there is no memory; 2 if a slot lies outside the cache. Then nothing useful is in y.
@@ -149,8 +190,10 @@ int decoder_layers(const LayersCall& call) {
     const LayerStep& step = *call.step;
     for (int64_t t = 0; t < step.num_tokens; t++)
         if (step.slots[t] < 0 || step.slots[t] >= step.num_places) return 2;
+    const int64_t* token_slots = slots_of_tokens(step);
+    if (!token_slots) return 1;
     bool prepared = true;
-    LayerRun<M> run(call);
+    LayerRun<M> run(call, token_slots);
     with_team(step.num_threads, [&](const Member& member) {
         const typename M::Session session;
         Stopwatch watch(member.thread ? nullptr : call.seconds);

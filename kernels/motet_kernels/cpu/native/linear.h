@@ -1,62 +1,69 @@
-// adapted_linear of ops.py for one group: work is shared out by (adapter, ranks) and then by column
-// blocks, to whichever thread is free. No sum is ever split over threads, so their number changes nothing.
+// adapted_linear of ops.py for one group, and adapt for one linear: work is shared out by (adapter,
+// ranks), by rows where there is an inner stage, and then by column blocks, to whichever thread is
+// free. No sum is ever split over threads, so their number changes nothing.
 #pragma once
 
 #include "adapters.h"
+#include "linear_call.h"
 #include "product.h"
-#include "scratch.h"
 #include "stopwatch.h"
 #include "team.h"
 
 namespace {
 
 constexpr int64_t kItemsAtOnce = 4;  // tiles of ranks that a thread takes
+constexpr int64_t kInnerAtOnce = 2;  // rows
 constexpr int64_t kTurns = 4;
 constexpr int64_t kReadAhead = 512 << 10;  // bytes of adapters at once: half a second cache
 
-template <class M>
-constexpr bool kWidens = sizeof(typename M::Input) != sizeof(typename M::Stored);
-
-constexpr SlotPointers kBase = {};
-
-// What the threads of a call share.
-template <class M>
-struct Shared {
-    typename M::Input* wide;       // the inputs as the arithmetic wants them, where it widens
-    const typename M::Input* x;    // the call's, or `wide`
-    float* u;                // A x of every (member, segment) behind one another
-    const int64_t* offsets;  // [members, segments], where in u each starts
-    const char* const* rows;     // of B, gain and bias of every member's adapters, for read_ahead
-    const int64_t* first_row;    // [members + 1], where in `rows` each member's begin
-    int64_t num_items;       // tiles of ranks, over all of them
-};
-
-inline const SlotPointers& slot_of(const LinearCall& call, int64_t member, int64_t segment) {
-    return call.tables[member][call.segments[segment].slot];
+// Rows [from, to) of in_gain * x, and the others as they are.
+template <class T>
+void scale_rows(const LinearCall& call, T* scaled, int64_t from, int64_t to) {
+    const int64_t k = call.group->in_features;
+    const T* x = static_cast<const T*>(call.x);
+    memcpy(scaled + from * k, x + from * k, (to - from) * k * sizeof(T));
+    for (int64_t s = 0; s < call.num_segments; s++) {
+        const Segment& segment = call.segments[s];
+        const T* gain = reinterpret_cast<const T*>(slot_of(call, 0, s).in_gain);
+        if (!gain) continue;
+        const int64_t stop = segment.stop < to ? segment.stop : to;
+        for (int64_t t = segment.start > from ? segment.start : from; t < stop; t++)
+            for (int64_t i = 0; i < k; i += 16) {
+                const Floats row = load_up_to(x + t * k + i, k - i);
+                store_up_to(scaled + t * k + i, mul(load_up_to(gain + i, k - i), row), k - i);
+            }
+    }
 }
 
 // Items [from, to) of A x: tiles of ranks, counted over all members and segments.
 template <class M>
 void shrink(const LinearCall& call, const Shared<M>& shared, int64_t from, int64_t to) {
     const int64_t k = call.group->in_features;
-    int64_t item = 0;
-    for (int64_t member = 0; member < call.group->num_members && item < to; member++)
-        for (int64_t s = 0; s < call.num_segments && item < to; s++) {
-            const SlotPointers& slot = slot_of(call, member, s);
-            const int64_t num_tiles = (slot.rank + kRankTile - 1) / kRankTile;
-            const int64_t first = from > item ? from - item : 0;
-            const int64_t stop = to - item < num_tiles ? to - item : num_tiles;
-            item += num_tiles;
-            const Segment& segment = call.segments[s];
-            const auto* a = reinterpret_cast<const typename M::Stored*>(slot.a);
-            float* u = shared.u + shared.offsets[member * call.num_segments + s];
-            for (int64_t j = first * kRankTile; j < stop * kRankTile; j += kRankTile) {
-                const int ranks = slot.rank - j < kRankTile ? int(slot.rank - j) : kRankTile;
-                shrink_tokens<M, kTokenTile>(
-                    segment.stop - segment.start, shared.x + segment.start * k, a + j * k, k,
-                    ranks, slot.rank, u + j);
-            }
+    walk(call, from, to, num_rank_tiles, [&](int64_t member, int64_t s, int64_t first, int64_t stop) {
+        const SlotPointers& slot = slot_of(call, member, s);
+        const Segment& segment = call.segments[s];
+        const auto* a = reinterpret_cast<const typename M::Stored*>(slot.a);
+        float* u = shared.u + shared.offsets[member * call.num_segments + s];
+        for (int64_t j = first * kRankTile; j < stop * kRankTile; j += kRankTile) {
+            const int ranks = slot.rank - j < kRankTile ? int(slot.rank - j) : kRankTile;
+            shrink_tokens<M, kTokenTile>(
+                segment.stop - segment.start, shared.x + segment.start * k, a + j * k, k, ranks,
+                slot.rank, u + j);
         }
+    });
+}
+
+// Items [from, to) of the inner stages: rows, counted over all members and segments that have one.
+template <class M>
+void refine_rows(
+    const LinearCall& call, const Shared<M>& shared, int64_t from, int64_t to, int thread) {
+    float* work = shared.inner + thread * shared.most_inner;
+    walk(call, from, to, num_inner_rows, [&](int64_t member, int64_t s, int64_t first, int64_t stop) {
+        const SlotPointers& slot = slot_of(call, member, s);
+        float* u = shared.u + shared.offsets[member * call.num_segments + s];
+        for (int64_t row = first; row < stop; row++)
+            refine<typename M::Stored>(slot, u + row * slot.rank, work);
+    });
 }
 
 template <class T>
@@ -152,91 +159,33 @@ inline void widen(const Bf16* from, float* to, int64_t size, const Member& membe
         store_up_to(to + i, load_up_to(from + i, stop - i), stop - i);
 }
 
-struct Layout {
-    int64_t num_products = 0;  // floats of A x
-    int64_t num_items = 0;
-    int64_t num_rows = 0;  // to read ahead, at most
-};
-
-// Where each (member, segment) puts its A x.
-inline Layout lay_out(const LinearCall& call, int64_t* offsets) {
-    Layout layout;
-    for (int64_t member = 0; member < call.group->num_members; member++)
-        for (int64_t s = 0; s < call.num_segments; s++) {
-            offsets[member * call.num_segments + s] = layout.num_products;
-            const Segment& segment = call.segments[s];
-            const int64_t rank = slot_of(call, member, s).rank;
-            layout.num_products += (segment.stop - segment.start) * rank;
-            layout.num_items += (rank + kRankTile - 1) / kRankTile;
-            layout.num_rows += rank + 2;
-        }
-    return layout;
-}
-
-// The rows of every member's B, gains and biases, and where each member's begin.
-template <class T>
-void list_rows(const LinearCall& call, const char** rows, int64_t* first_row) {
-    int64_t num_rows = 0;
-    for (int64_t b = 0; b < call.group->num_blocks; b++) {
-        const Block& block = call.group->blocks[b];
-        if (block.column) continue;  // a member's first block stands for the member
-        first_row[block.member] = num_rows;
-        for (int64_t s = 0; s < call.num_segments; s++) {
-            const SlotPointers& slot = slot_of(call, block.member, s);
-            const char* bt = reinterpret_cast<const char*>(slot.bt);
-            for (int64_t r = 0; r < slot.rank; r++)
-                rows[num_rows++] = bt + r * block.num_columns * int64_t(sizeof(T));
-            if (slot.gain) rows[num_rows++] = reinterpret_cast<const char*>(slot.gain);
-            if (slot.bias) rows[num_rows++] = reinterpret_cast<const char*>(slot.bias);
-        }
-    }
-    first_row[call.group->num_members] = num_rows;
-}
-
-template <class T>
-T* scratch_array(ScratchUse use, int64_t size, int part = 0) {
-    return static_cast<T*>(scratch(use, (size + 1) * sizeof(T), part));
-}
-
-// Room for a call, by the thread that makes it; `part` tells calls apart that are prepared
-// together. False if there is no memory.
-template <class M>
-bool prepare(const LinearCall& call, Shared<M>& shared, int part = 0) {
-    const int64_t num_members = call.group->num_members;
-    auto* offsets = scratch_array<int64_t>(kScratchOffsets, num_members * call.num_segments, part);
-    if (!offsets) return false;
-    const Layout layout = lay_out(call, offsets);
-    auto* u = scratch_array<float>(kScratchProducts, layout.num_products, part);
-    auto* rows = scratch_array<const char*>(kScratchRows, layout.num_rows, part);
-    auto* first_row = scratch_array<int64_t>(kScratchFirstRows, num_members, part);
-    if (!u || !rows || !first_row) return false;
-    list_rows<typename M::Stored>(call, rows, first_row);
-    shared = {nullptr, static_cast<const typename M::Input*>(call.x), u,
-              offsets, rows, first_row, layout.num_items};
-    if constexpr (kWidens<M>) {
-        const int64_t size = call.num_tokens * call.group->in_features;
-        shared.wide = scratch_array<float>(kScratchInputs, size, part);
-        shared.x = shared.wide;
-        if (!shared.wide) return false;
-    }
-    return true;
-}
-
 // One thread's share of a prepared call; every thread of a team that has just met has to come here.
 // The results are complete when the team has met again; that lap, of the column blocks, is the
 // caller's to take.
 template <class M>
 void compute(
     const LinearCall& call, const Shared<M>& shared, const Member& member, Stopwatch& watch) {
+    if (shared.scaled) {
+        scale_rows(call, shared.scaled, member.from(call.num_tokens), member.to(call.num_tokens));
+        member.meet();
+        watch.lap(kStageAdapters);
+    }
     if constexpr (kWidens<M>) {
-        const int64_t size = call.num_tokens * call.group->in_features;
-        widen(static_cast<const Bf16*>(call.x), shared.wide, size, member);
+        const auto* narrow = shared.scaled ? shared.scaled : static_cast<const Bf16*>(call.x);
+        widen(narrow, shared.wide, call.num_tokens * call.group->in_features, member);
         member.meet();
         watch.lap(kStageLinears);
     }
     if (shared.num_items) {
         member.share(shared.num_items, kItemsAtOnce, [&](int64_t from, int64_t to) {
             shrink<M>(call, shared, from, to);
+        });
+        member.meet();
+        watch.lap(kStageAdapters);
+    }
+    if (shared.num_inner) {
+        member.share(shared.num_inner, kInnerAtOnce, [&](int64_t from, int64_t to) {
+            refine_rows<M>(call, shared, from, to, member.thread);
         });
         member.meet();
         watch.lap(kStageAdapters);

@@ -68,23 +68,33 @@ struct Pair {
 };
 
 template <class T>
-inline Pair load_block(const T* from, int width) {
-    if (width == kBlockWidth) return {load(from), load(from + 16)};
+__attribute__((noinline)) Pair load_last_block(const T* from, int width) {
     if (width > 16) return {load(from), load(from + 16, width - 16)};
     return {load(from, width), splat(0.0f)};
 }
 
 template <class T>
-inline void store_block(T* to, const Pair& a, int width) {
-    if (width == kBlockWidth) {
-        store(to, a.first);
-        store(to + 16, a.second);
-    } else if (width > 16) {
+__attribute__((noinline)) void store_last_block(T* to, const Pair& a, int width) {
+    if (width > 16) {
         store(to, a.first);
         store(to + 16, a.second, width - 16);
     } else {
         store(to, a.first, width);
     }
+}
+
+// Inlined whatever the compiler thinks: a call would send everything in registers through memory.
+template <class T>
+__attribute__((always_inline)) inline Pair load_block(const T* from, int width) {
+    if (__builtin_expect(width == kBlockWidth, 1)) return {load(from), load(from + 16)};
+    return load_last_block(from, width);
+}
+
+template <class T>
+__attribute__((always_inline)) inline void store_block(T* to, const Pair& a, int width) {
+    if (__builtin_expect(width != kBlockWidth, 0)) return store_last_block(to, a, width);
+    store(to, a.first);
+    store(to + 16, a.second);
 }
 
 }  // namespace

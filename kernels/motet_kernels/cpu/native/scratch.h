@@ -5,6 +5,9 @@
 
 enum ScratchUse {
     kScratchInputs,
+    kScratchScaled,
+    kScratchInner,
+    kScratchTokenSlots,
     kScratchProducts,
     kScratchOffsets,
     kScratchRows,

@@ -70,6 +70,20 @@ inline Floats rounded(Floats a) {
     return {_mm256_round_ps(a.low, how), _mm256_round_ps(a.high, how)};
 }
 
+// x in the lanes where a < b, y in the others
+inline Floats where_less(Floats a, Floats b, Floats x, Floats y) {
+    return {
+        _mm256_blendv_ps(y.low, x.low, _mm256_cmp_ps(a.low, b.low, _CMP_LT_OQ)),
+        _mm256_blendv_ps(y.high, x.high, _mm256_cmp_ps(a.high, b.high, _CMP_LT_OQ))};
+}
+
+inline Floats gather(const float* from, const int32_t* places) {
+    const __m256i* eight = reinterpret_cast<const __m256i*>(places);
+    return {
+        _mm256_i32gather_ps(from, _mm256_loadu_si256(eight), sizeof(float)),
+        _mm256_i32gather_ps(from, _mm256_loadu_si256(eight + 1), sizeof(float))};
+}
+
 inline __m256 power_of_two(__m256 n) {
     const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
     return _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23));

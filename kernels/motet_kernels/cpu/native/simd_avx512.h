@@ -52,6 +52,15 @@ inline Floats rounded(Floats a) {
     return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 
+// x in the lanes where a < b, y in the others
+inline Floats where_less(Floats a, Floats b, Floats x, Floats y) {
+    return _mm512_mask_mov_ps(y, _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), x);
+}
+
+inline Floats gather(const float* from, const int32_t* places) {
+    return _mm512_i32gather_ps(_mm512_loadu_si512(places), from, sizeof(float));
+}
+
 // a * 2^n for whole n of -126 to 127
 inline Floats scaled(Floats a, Floats n) { return _mm512_scalef_ps(a, n); }
 

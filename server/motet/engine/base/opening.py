@@ -8,6 +8,7 @@ from motet.engine.base.demo_source import DemoSource
 from motet.engine.base.directory_source import DirectorySource
 from motet.engine.base.gguf_source import GgufSource
 from motet.engine.base.hub_source import HubSource
+from motet.engine.base.original_weights import OriginalWeights
 from motet.engine.base.progress import Progress, silent
 from motet.engine.base.quantized_base import QuantizedBase, read_base
 from motet.engine.base.quantizing import quantize_linears
@@ -34,9 +35,10 @@ def open_base(
     first call for a source reads and quantises it (minutes for a large model); later ones map
     the files made then. Raises UnsupportedModel with a sentence that says what to do.
     """
-    found = find_source(source)
+    found = find_source(source, kept=cache_dir / "demo")
     report = progress or silent
-    key = cache_key(found.identity(), double_quant=double_quant)
+    identity = found.identity()
+    key = cache_key(identity, double_quant=double_quant)
     cache = BaseCache(cache_dir / "bases")
 
     def write(directory: Path, scratch: Path) -> dict[str, Any]:
@@ -46,13 +48,19 @@ def open_base(
         return save_base(directory, loaded, weights, found.description)
 
     manifest = cache.find(key) or cache.build(key, write)
-    return read_base(cache.directory(key), found.name, manifest)
+    original = OriginalWeights(
+        found, identity, cache_dir / "originals" / f"{key}.safetensors", manifest["linears"]
+    )
+    return read_base(cache.directory(key), found.name, manifest, original)
 
 
-def find_source(source: str | None) -> Source:
-    """What `--base` means. Raises UnsupportedModel for a file or path of no known kind."""
+def find_source(source: str | None, *, kept: Path | None = None) -> Source:
+    """What `--base` means. Raises UnsupportedModel for a file or path of no known kind.
+
+    kept: where the demo's file stays once it has been downloaded.
+    """
     if source is None:
-        return DemoSource()
+        return DemoSource(kept)
     path = Path(source).expanduser()
     if path.is_dir():
         return DirectorySource(path)

@@ -4,6 +4,7 @@ import copy
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from motet.engine.base.end_tokens import read_end_tokens
+from motet.engine.base.model_parts import ModelParts
 from motet.engine.base.model_shell import build_shell, fill_shell
+from motet.engine.base.original_weights import OriginalWeights
 from motet.engine.base.safe_config import build_config
 from motet.engine.base.saving import ABSMAX, CODES, DENSE_FILE, LINEARS_FILE
 from motet.engine.base.tensor_file import TensorFile
@@ -23,8 +26,8 @@ from motet.engine.base.tensor_file import TensorFile
 class QuantizedBase:
     """One base model, its linears in NF4 and everything else in bf16, mapped from its files.
 
-    Serves the adapter store as its view of the model (`fingerprint`, `modules`, `shape`,
-    `weight`). Safe to read from several threads.
+    Serves the adapter store as its view of the model: `motet_adapters.BaseWeights`. Safe to read
+    from several threads.
     """
 
     name: str
@@ -40,6 +43,9 @@ class QuantizedBase:
     """[N], for those of `linears` that have one."""
     tied: Mapping[str, str]
     """Names of parameters that are another parameter under a second name."""
+    originals: OriginalWeights
+    input_groups: tuple[tuple[str, ...], ...] = ()
+    """Paths of linears that are fed the same tensor, once a survey has found them out."""
 
     def modules(self) -> Sequence[str]:
         """Paths of the linears an adapter may change, in model order."""
@@ -52,6 +58,61 @@ class QuantizedBase:
     def weight(self, module: str) -> Tensor:
         """[N, K] float32: the weight that really runs. KeyError for an unknown path."""
         return self.linears[module].dequantize(torch.float32)
+
+    def original(self, module: str) -> Tensor | None:
+        """[N, K] float32: the weight before it was quantised; None where it cannot be had.
+
+        Read from the source again, which may take long.
+        """
+        return self.originals.weight(module)
+
+    def bias(self, module: str) -> Tensor | None:
+        """[N] float32 of a linear; None: it has none."""
+        bias = self.biases.get(module)
+        return None if bias is None else bias.float()
+
+    def shares_input(self, module: str) -> bool:
+        """Whether other linears are computed together with this one, from the same input."""
+        return any(module in group and len(group) > 1 for group in self.input_groups)
+
+    @cached_property
+    def parts(self) -> ModelParts:
+        """What the model has besides its linears."""
+        return ModelParts.of(
+            build_shell(copy.deepcopy(self.config), torch.bfloat16, "eager", self.shapes)
+        )
+
+    @property
+    def hidden_size(self) -> int:
+        return self.parts.hidden_size
+
+    def layers(self) -> Sequence[str]:
+        return self.parts.layers
+
+    def norms(self) -> Mapping[str, int]:
+        return self.parts.norms
+
+    def embedding(self) -> tuple[str, tuple[int, int]]:
+        embedding = self.parts.embedding
+        return embedding.path, (embedding.rows, embedding.columns)
+
+    def head(self) -> tuple[str, tuple[int, int], bool]:
+        head = self.parts.head
+        return head.path, (head.rows, head.columns), self.parts.is_tied
+
+    def attention_shape(self) -> tuple[int, int, int]:
+        """(layers, key/value heads, head size)."""
+        parts = self.parts
+        return len(parts.layers), parts.num_kv_heads, parts.head_size
+
+    def dense(self, path: str) -> Tensor:
+        """float32: the weight of an embedding, the output head or a norm. KeyError if unknown."""
+        name = f"{path}.weight"
+        return self._dense[self.tied.get(name, name)].float()
+
+    @cached_property
+    def _dense(self) -> TensorFile:
+        return TensorFile(self.directory / DENSE_FILE)
 
     def build_model(self, dtype: torch.dtype, attn_implementation: str) -> PreTrainedModel:
         """The transformers model, in eval mode and without gradients, on the CPU.
@@ -104,7 +165,9 @@ class _BiasFile(Mapping[str, Tensor]):
         return len(self._paths)
 
 
-def read_base(directory: Path, name: str, manifest: Mapping[str, Any]) -> QuantizedBase:
+def read_base(
+    directory: Path, name: str, manifest: Mapping[str, Any], originals: OriginalWeights
+) -> QuantizedBase:
     """Opens what `save_base` wrote. Nothing is read but headers and the configuration."""
     raw = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     shapes = {path: (rows, columns) for path, (rows, columns) in manifest["linears"].items()}
@@ -117,4 +180,5 @@ def read_base(directory: Path, name: str, manifest: Mapping[str, Any]) -> Quanti
         linears=_LinearFile(directory / LINEARS_FILE, shapes),
         biases=_BiasFile(directory / DENSE_FILE, shapes),
         tied=dict(manifest["tied"]),
+        originals=originals,
     )

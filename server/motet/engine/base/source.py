@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from motet.engine.base.progress import Progress
@@ -39,3 +40,7 @@ class Source(Protocol):
         `scratch` is an empty directory for downloads; it is removed when the base is built.
         Raises UnsupportedModel.
         """
+
+    def tensor(self, name: str) -> Tensor | None:
+        """One unquantised tensor by its name in the checkpoint, without reading the others; None
+        where this kind of source cannot do that or has none of that name."""
