@@ -173,10 +173,15 @@ def compare(house: House, seeds: Iterable[int]) -> Findings:
     return findings
 
 
-# Biases and odd sizes; sliding windows and soft caps: 200 batches in all.
+# Biases and odd sizes; sliding windows and soft caps; experts: 200 batches in all.
 @pytest.mark.parametrize(
     ("checkpoint", "seeds"),
-    [("llama", range(120)), ("llama_odd", range(120, 160)), ("gemma2", range(160, 200))],
+    [
+        ("llama", range(120)),
+        ("llama_odd", range(120, 160)),
+        ("gemma2", range(160, 185)),
+        ("qwen3_moe", range(185, 200)),
+    ],
 )
 def test_200_random_batches(tmp_path: Path, checkpoint: str, seeds: range) -> None:
     with furnished(tmp_path, checkpoint) as house:

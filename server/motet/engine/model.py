@@ -120,11 +120,15 @@ class PagedModel:
         """Logits [R, V] of the rows that sample, in the order of `batch.sampling_rows`."""
         self._routing.set(batch.routing, batch.logit_routing)
         self._virtual.set(batch.virtual)
-        if self.graphs is None or batch.key is None or self._sites.beyond_linears(batch.routing):
+        if batch.key is None or self.graphs is None or self._needs_modules(batch):
             logits = self._logits(batch)
         else:
             logits = self.graphs.run(batch.key, self._version(), lambda: self._logits(batch))
         return logits[: len(batch.sampling_rows)]
+
+    def _needs_modules(self, batch: Batch) -> bool:
+        """Whether modules have work in this step that they have not in others."""
+        return bool(batch.virtual) or self._sites.beyond_linears(batch.routing)
 
     def _version(self) -> Hashable:
         """What a captured forward pass depends on and no step's key tells."""
