@@ -120,10 +120,17 @@ def lora_settings(fields: Fields, limits: Limits) -> LoraSettings:
         lora_bias=fields.flag("lora_bias"),
         bias=bias_mode(fields),
         init=init_name(fields),
-        targets=fields.targets(),
+        targets=_targets(fields),
         rank_pattern=fields.pattern("rank_pattern", rank),
         alpha_pattern=fields.pattern("alpha_pattern", alpha),
     )
+
+
+def _targets(fields: Fields) -> TargetSpec:
+    """No modules at all are fine beside parameters."""
+    if is_set(fields, "target_parameters") and not is_set(fields, "target_modules"):
+        return TargetSpec()
+    return fields.targets()
 
 
 def init_name(fields: Fields) -> str:
