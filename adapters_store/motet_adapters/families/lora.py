@@ -11,7 +11,13 @@ from motet_adapters.families.beside import beside_sites
 from motet_adapters.families.combined import combined
 from motet_adapters.families.config_keys import is_set
 from motet_adapters.families.family import Family, Plan
-from motet_adapters.families.lora_config import KEYS, LoraSettings, init_name, lora_settings
+from motet_adapters.families.lora_config import (
+    KEYS,
+    LoraSettings,
+    init_name,
+    lora_settings,
+    require_plain,
+)
 from motet_adapters.families.lora_embedding import embedding_site
 from motet_adapters.families.lora_experts import expert_sites
 from motet_adapters.families.lora_factors import Linear, Prepare, plain
@@ -44,11 +50,15 @@ def lora_plan(prepare: Prepare, kind: str | None = None, *warnings: str) -> Plan
         sites: list[SitePlan] = []
         for path in targets:
             if path == base.embedding()[0]:
+                require_plain(fields, f"{path} is")
                 sites.append(embedding_site(settings, tensors, base))
             else:
                 linear = _linear(path, base)
                 sites.append(lora_site(settings, linear, factors(linear), tensors, base))
-        sites += expert_sites(fields.names(_PARAMETERS), settings, base)
+        parameters = fields.names(_PARAMETERS)
+        if parameters:
+            require_plain(fields, "parameters are")
+        sites += expert_sites(parameters, settings, base)
         sites += beside_sites(fields, targets, tensors, base)
         found = combined(sites, base)
         return AdapterPlan(

@@ -133,6 +133,20 @@ def _targets(fields: Fields) -> TargetSpec:
     return fields.targets()
 
 
+def require_plain(fields: Fields, what: str) -> None:
+    """Raises AdapterRefused where a variant or an initialisation is set that PEFT does not know for
+    `what`: only LoRA and DoRA are."""
+    found = [key for key in _VARIANTS if key != "use_dora" and is_set(fields, key)]
+    if init_name(fields) not in PLAIN_INITS:
+        found.append("init_lora_weights")
+    if found:
+        raise AdapterRefused(
+            f"{found[0]} is set and {what} targeted, which PEFT does not combine. Keep the one "
+            "that was trained.",
+            found[0],
+        )
+
+
 def init_name(fields: Fields) -> str:
     """init_lora_weights in lower case; "" for true and false. Raises AdapterRefused for others."""
     init = fields.get("init_lora_weights", True)

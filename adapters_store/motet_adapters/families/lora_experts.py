@@ -95,7 +95,7 @@ def _site(
 
 def _lower(parameters: list[_Parameter], read: Read) -> dict[str, Tensor]:
     """PEFT lays A's rows out expert by expert, and B's columns rank by rank."""
-    lowered = {}
+    lowered: dict[str, Tensor] = {}
     for one in parameters:
         a = read(one.a).view(one.num_experts, one.rank, one.in_features)
         b = (read(one.b) * one.scale).view(one.out_features, one.rank, one.num_experts)
