@@ -67,6 +67,11 @@ class BaseWeights(Protocol):
         """float32: the weight of the embedding, the output head or a norm."""
         ...
 
+    def experts(self) -> Mapping[str, Mapping[str, tuple[int, int, int]]]:
+        """Path of every module of stacked experts -> name of its parameter -> (E, N, K): experts,
+        out features, in features. Both in model order; empty: the model is no mixture."""
+        ...
+
     def attention_shape(self) -> tuple[int, int, int]:
         """(layers, key/value heads, head size)."""
         ...

@@ -162,6 +162,21 @@ LORA_CASES: list[tuple[str, Bend, str]] = [
         (f"{init} without the original", configure(init_lora_weights=init), "conversion")
         for init in ("pissa", "olora", "milora")
     ),
+    (
+        "PiSSA on a tied head",
+        configure(target_modules=["lm_head"], init_lora_weights="pissa"),
+        "the embedding's as well",
+    ),
+    (
+        "KaSA on an embedding",
+        configure(target_modules=["embed_tokens"], kasa_config={}),
+        "embed_tokens is targeted",
+    ),
+    (
+        "PiSSA of parameters",
+        configure(target_parameters=["experts.up_proj"], init_lora_weights="pissa"),
+        "parameters are targeted",
+    ),
     ("odd groups", configure(use_qalora=True, qalora_group_size=5), "does not divide"),
     ("blocks of nothing", configure(use_bdlora=True), "not an object"),
     ("unknown blocks", configure(use_bdlora={"blocks": 2}), "does not know"),

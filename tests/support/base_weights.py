@@ -25,12 +25,14 @@ class RandomBase:
         dense: Mapping[str, Tensor] | None = None,
         originals: Mapping[str, Tensor] | None = None,
         attention: tuple[int, int] = (1, 16),
+        experts: Mapping[str, Mapping[str, tuple[int, int, int]]] | None = None,
     ) -> None:
         self._weights = dict(weights)
         self._biases = dict(biases or {})
         self._dense = dict(dense or {})
         self._originals = dict(originals or {})
         self._attention = attention
+        self._experts = dict(experts or {})
         whole = hashlib.sha256()
         for module, weight in self._weights.items():
             whole.update(module.encode())
@@ -142,6 +144,9 @@ class RandomBase:
         if path == "lm_head" and path not in self._dense:
             path = "model.embed_tokens"
         return self._dense[path]
+
+    def experts(self) -> Mapping[str, Mapping[str, tuple[int, int, int]]]:
+        return self._experts
 
     def attention_shape(self) -> tuple[int, int, int]:
         return len(self.layers()), *self._attention

@@ -118,6 +118,7 @@ class ScriptedEngine:
                 loading=0,
                 pinned=1,
                 used_bytes=4096,
+                basis_bytes=1024,
                 budget_bytes=8192,
                 num_loads=9,
                 num_failures=0,

@@ -28,6 +28,7 @@ from motet_adapters.config_fields import Fields
 from motet_adapters.errors import AdapterRefused
 from motet_adapters.families.adalora import ADALORA
 from motet_adapters.families.bdlora import BDLORA
+from motet_adapters.families.beft import BEFT
 from motet_adapters.families.bottleneck import BOTTLENECK
 from motet_adapters.families.bottleneck_config import is_of_adapters_library
 from motet_adapters.families.config_keys import is_set
@@ -68,11 +69,13 @@ from motet_adapters.families.prompt import (
 )
 from motet_adapters.families.qalora import QALORA
 from motet_adapters.families.randlora import RANDLORA
+from motet_adapters.families.refused import REFUSED
 from motet_adapters.families.road import ROAD
 from motet_adapters.families.svf import SVF
 from motet_adapters.families.svft import SVFT
 from motet_adapters.families.tinylora import TINYLORA
 from motet_adapters.families.trainable_tokens import TRAINABLE_TOKENS
+from motet_adapters.families.unilora import UNILORA
 from motet_adapters.families.update_sites import FOLDS_EXACTLY
 from motet_adapters.families.vblora import VBLORA
 from motet_adapters.families.vera import PVERA, VERA
@@ -127,6 +130,8 @@ FAMILIES: tuple[Family, ...] = (
     PVERA,
     SVF,
     SVFT,
+    UNILORA,
+    BEFT,
     BOTTLENECK,
     OFT,
     BOFT,
@@ -137,6 +142,7 @@ FAMILIES: tuple[Family, ...] = (
     SHIRA,
     ROAD,
     OSF,
+    *REFUSED,
     PROMPT_TUNING,
     P_TUNING,
     CPT,

@@ -68,7 +68,7 @@ DEFT = Family(
     lowering="a = s R - relu(P)^T W against the weight that runs, b = P",
     rank_after="r",
     memory="r (K + N)",
-    paper_url="https://arxiv.org/abs/2506.01666",
+    paper_url="https://huggingface.co/docs/peft/main/package_reference/deft",
     keys=product_keys(
         {"r", "bias", "decomposition_method", "alpha", "para"}, {"init_scale", "deft_dropout"}
     ),

@@ -13,7 +13,7 @@ from motet_adapters.families.family import Family
 from motet_adapters.families.lora import lora_plan
 from motet_adapters.families.lora_config import KEYS, LoraSettings
 from motet_adapters.families.lora_factors import Factors, Linear, MakeFactors, plain_factors
-from motet_adapters.families.pissa import original
+from motet_adapters.families.pissa import original, refuse_tied
 from motet_adapters.families.plan import Read
 
 _KEY = "kasa_config"
@@ -25,6 +25,7 @@ def truncated(fields: Fields, settings: LoraSettings, base: BaseWeights) -> Make
     _require_known(fields)
 
     def factors(linear: Linear) -> Factors:
+        refuse_tied(linear, base, "KaSA")
         trained = plain_factors(settings, linear)
         rank = trained.rank
         if rank >= min(linear.out_features, linear.in_features):

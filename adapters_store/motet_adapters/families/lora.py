@@ -11,8 +11,15 @@ from motet_adapters.families.beside import beside_sites
 from motet_adapters.families.combined import combined
 from motet_adapters.families.config_keys import is_set
 from motet_adapters.families.family import Family, Plan
-from motet_adapters.families.lora_config import KEYS, LoraSettings, init_name, lora_settings
+from motet_adapters.families.lora_config import (
+    KEYS,
+    LoraSettings,
+    init_name,
+    lora_settings,
+    require_plain,
+)
 from motet_adapters.families.lora_embedding import embedding_site
+from motet_adapters.families.lora_experts import expert_sites
 from motet_adapters.families.lora_factors import Linear, Prepare, plain
 from motet_adapters.families.lora_linear import lora_site
 from motet_adapters.families.modules import targeted_modules
@@ -22,8 +29,9 @@ from motet_adapters.limits import Limits
 from motet_adapters.safetensors_file import StoredTensor
 
 _INVOCATION = "alora_invocation_tokens"
+_PARAMETERS = "target_parameters"
 # PEFT changes these for the whole sequence; aLoRA leaves the base alone before its invocation.
-_NOT_WITH_INVOCATION = ("modules_to_save", "trainable_token_indices")
+_NOT_WITH_INVOCATION = ("modules_to_save", "trainable_token_indices", _PARAMETERS)
 
 
 def lora_plan(prepare: Prepare, kind: str | None = None, *warnings: str) -> Plan:
@@ -42,10 +50,15 @@ def lora_plan(prepare: Prepare, kind: str | None = None, *warnings: str) -> Plan
         sites: list[SitePlan] = []
         for path in targets:
             if path == base.embedding()[0]:
+                require_plain(fields, f"{path} is")
                 sites.append(embedding_site(settings, tensors, base))
             else:
                 linear = _linear(path, base)
                 sites.append(lora_site(settings, linear, factors(linear), tensors, base))
+        parameters = fields.names(_PARAMETERS)
+        if parameters:
+            require_plain(fields, "parameters are")
+        sites += expert_sites(parameters, settings, base)
         sites += beside_sites(fields, targets, tensors, base)
         found = combined(sites, base)
         return AdapterPlan(
@@ -66,6 +79,8 @@ def _targets(
     base: BaseWeights,
 ) -> list[str]:
     embedding, (head, _, is_tied) = base.embedding()[0], base.head()
+    if is_set(fields, _PARAMETERS) and not is_set(fields, "target_modules"):
+        return []
     found = targeted_modules(settings.targets, base.modules(), tensors, (embedding, head))
     if fields.flag("ensure_weight_tying") and is_tied and embedding in found and head not in found:
         found.append(head)  # the embedding's factors transposed, which PEFT saves again

@@ -120,10 +120,31 @@ def lora_settings(fields: Fields, limits: Limits) -> LoraSettings:
         lora_bias=fields.flag("lora_bias"),
         bias=bias_mode(fields),
         init=init_name(fields),
-        targets=fields.targets(),
+        targets=_targets(fields),
         rank_pattern=fields.pattern("rank_pattern", rank),
         alpha_pattern=fields.pattern("alpha_pattern", alpha),
     )
+
+
+def _targets(fields: Fields) -> TargetSpec:
+    """No modules at all are fine beside parameters."""
+    if is_set(fields, "target_parameters") and not is_set(fields, "target_modules"):
+        return TargetSpec()
+    return fields.targets()
+
+
+def require_plain(fields: Fields, what: str) -> None:
+    """Raises AdapterRefused where a variant or an initialisation is set that PEFT does not know for
+    `what`: only LoRA and DoRA are."""
+    found = [key for key in _VARIANTS if key != "use_dora" and is_set(fields, key)]
+    if init_name(fields) not in PLAIN_INITS:
+        found.append("init_lora_weights")
+    if found:
+        raise AdapterRefused(
+            f"{found[0]} is set and {what} targeted, which PEFT does not combine. Keep the one "
+            "that was trained.",
+            found[0],
+        )
 
 
 def init_name(fields: Fields) -> str:

@@ -54,6 +54,7 @@ def subtracted(
     """LoRA's factors beside the initial ones, those with the opposite sign."""
 
     def factors(linear: Linear) -> Factors:
+        refuse_tied(linear, base, settings.init)
         trained = plain_factors(settings, linear)
         scale = settings.scale_of(linear.path, trained.rank)
 
@@ -66,6 +67,16 @@ def subtracted(
         return Factors(rank, trained.tensors, make)
 
     return factors
+
+
+def refuse_tied(linear: Linear, base: BaseWeights, what: str) -> None:
+    """What was taken out of a tied head left the embedding too, where there are no factors."""
+    if linear.path == base.head()[0] and base.head()[2]:
+        raise AdapterRefused(
+            f"{what} took a part out of {linear.path}, whose weight is the embedding's as well: "
+            f"that is not served. {_CONVERT}, or train without {linear.path}.",
+            "init_lora_weights",
+        )
 
 
 def original(linear: Linear, base: BaseWeights, what: str) -> Tensor:

@@ -70,7 +70,10 @@ class SitePlan:
         """Of what runs per token at this site; None where there is no product of two factors."""
         if "a" in self.parts:
             return self.parts["a"].shape[0]
-        return self.parts["at"].shape[1] if "at" in self.parts else None
+        if "at" in self.parts:
+            return self.parts["at"].shape[1]
+        of_experts = [part.shape[1] for name, part in self.parts.items() if name.endswith(".a")]
+        return max(of_experts, default=None)
 
 
 @dataclass(frozen=True)

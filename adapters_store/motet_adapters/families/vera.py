@@ -134,7 +134,7 @@ PVERA = Family(
     lowering="as VeRA, with the mean halves of A and lambda_d",
     rank_after="r, shared",
     memory="2 r + N a module; r (K + N) once for each K and N of the model",
-    paper_url="https://arxiv.org/abs/2512.07703",
+    paper_url="https://huggingface.co/docs/peft/main/package_reference/pvera",
     keys=product_keys(
         _KEYS | {"sample_at_inference"}, {"pvera_dropout", "d_initial", "generator_seed"}
     ),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from motet_adapters import Slot
 
+from motet.engine.occurrence import last_occurrence
 from motet.engine.prefix_cache import SharedBlocks, Stretch
 from motet.engine.request import Event, Finished, FinishReason, Request, Token
 from motet.engine.sampler import Sampled, TokenCounts
@@ -64,7 +64,7 @@ class Sequence:
         self.prompt_end = self.num_virtual + self.prompt_len
         self.adapted_from = 0
         if adapter and adapter.invocation_tokens:
-            start = _last_occurrence(adapter.invocation_tokens, self.request.prompt)
+            start = last_occurrence(adapter.invocation_tokens, self.request.prompt)
             never = self.prompt_end + self.request.params.max_tokens
             self.adapted_from = never if start is None else self.num_virtual + start
 
@@ -152,13 +152,3 @@ class Sequence:
                 cached_len=self.num_cached or 0,
             )
         )
-
-
-def _last_occurrence(part: SequenceOf[int], whole: SequenceOf[int]) -> int | None:
-    """Where `part` begins in `whole` for the last time, as PEFT looks for it in a prompt."""
-    part, last = tuple(part), part[-1]
-    for start in range(len(whole) - len(part), -1, -1):
-        # most places fail at the one token
-        if whole[start + len(part) - 1] == last and whole[start : start + len(part)] == part:
-            return start
-    return None

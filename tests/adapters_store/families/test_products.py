@@ -16,7 +16,9 @@ from peft import (
     PeftConfig,
     TinyLoraConfig,
 )
+from peft.tuners.beft import BeftConfig
 from peft.tuners.deft import DeftConfig
+from peft.tuners.unilora import UniLoraConfig
 
 from tests.support.base_weights import RandomBase
 from tests.support.peft_lowering import base_of, require_equal, tiny_llama, write
@@ -58,8 +60,15 @@ CASES: dict[str, PeftConfig] = {
     "deft-scaled": DeftConfig(r=4, alpha=6, **SOME),
     "deft-qr": DeftConfig(r=4, decomposition_method="qr", **EVERY),
     "para": DeftConfig(r=4, decomposition_method="qr", para=True, **SOME),
+    "unilora": UniLoraConfig(r=4, theta_d_length=300, proj_seed=7, **EVERY),
+    "unilora-short": UniLoraConfig(r=3, theta_d_length=7, layers_to_transform=[1], **SOME),
+    "beft": BeftConfig(**EVERY),
     "all-linear": HRAConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"),
 }
+
+
+# Each number is divided by the root of its many uses.
+SIZES = {"unilora-short": 5.0}
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +88,7 @@ def store(base: RandomBase, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 def test_lowered_equals_peft(
     store: AdapterStore, base: RandomBase, tmp_path: Path, name: str
 ) -> None:
-    written = write(CASES[name], tmp_path)
+    written = write(CASES[name], tmp_path, size=SIZES.get(name, 0.2))
     adapter = written.put(store, name)
     assert not adapter.warnings
     require_equal(store, base, written.oracle, adapter)

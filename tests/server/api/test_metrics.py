@@ -37,6 +37,9 @@ def test_the_engine_is_read_at_the_scrape(client: httpx.Client) -> None:
     samples = scrape(client)
     assert value(samples, "kv_cache_usage_ratio") == 0.25
     assert value(samples, "kv_cache_blocks") == 100
+    assert value(samples, "prefix_cache_blocks") == 5
+    assert value(samples, "cached_prompt_tokens_total") == 17
+    assert value(samples, "virtual_tokens_total") == 19
     assert value(samples, "mixed_steps_total") == 3
     assert value(samples, "isolation_violations_total") == 0
     assert value(samples, "adapters_resident") == 2

@@ -27,6 +27,7 @@ class ModelParts:
     is_tied: bool  # whether the head's weight is the embedding's
     norms: Mapping[str, int]  # path -> size, in model order
     layers: tuple[str, ...]  # paths of the decoder layers, in model order
+    experts: Mapping[str, Mapping[str, tuple[int, int, int]]]  # path -> parameter -> (E, N, K)
     hidden_size: int
     num_kv_heads: int
     head_size: int
@@ -42,6 +43,7 @@ class ModelParts:
             is_tied=bool(config.tie_word_embeddings),
             norms=dict(_norms(model)),
             layers=tuple(_layers(model)),
+            experts=dict(_experts(model)),
             hidden_size=config.hidden_size,
             num_kv_heads=getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
             head_size=getattr(config, "head_dim", None)
@@ -54,6 +56,25 @@ def _norms(model: nn.Module) -> Iterator[tuple[str, int]]:
         weights = dict(module.named_parameters())
         if "norm" in type(module).__name__.lower() and set(weights) == {"weight"}:
             yield path, weights["weight"].numel()
+
+
+def _experts(model: nn.Module) -> Iterator[tuple[str, dict[str, tuple[int, int, int]]]]:
+    """Modules whose experts' weights are stacked, [E, N, K] or, transposed, [E, K, N]."""
+    for path, module in model.named_modules():
+        is_transposed = getattr(module, "is_transposed", None)
+        if is_transposed is not None:
+            shapes = {
+                name: tuple(weight.shape)
+                for name, weight in module.named_parameters(recurse=False)
+                if weight.dim() == 3
+            }
+            yield (
+                path,
+                {
+                    name: (count, columns, rows) if is_transposed else (count, rows, columns)
+                    for name, (count, rows, columns) in shapes.items()
+                },
+            )
 
 
 def _layers(model: nn.Module) -> Iterator[str]:

@@ -100,6 +100,10 @@ class QuantizedBase:
         head = self.parts.head
         return head.path, (head.rows, head.columns), self.parts.is_tied
 
+    def experts(self) -> Mapping[str, Mapping[str, tuple[int, int, int]]]:
+        """Path of a module of stacked experts -> parameter -> (E, N, K)."""
+        return self.parts.experts
+
     def attention_shape(self) -> tuple[int, int, int]:
         """(layers, key/value heads, head size)."""
         parts = self.parts
