@@ -16,11 +16,12 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from importlib import import_module
 from pathlib import Path
 
 import triton
 from motet_kernels.gpu.architectures import ARCHITECTURES
-from motet_kernels.gpu.kernel_registry import AREAS, all_specs
+from motet_kernels.gpu.kernel_registry import LISTINGS, all_specs
 from motet_kernels.gpu.kernel_specs import KernelSpec
 
 from benchmarks.aot import table
@@ -34,9 +35,9 @@ def main() -> int:
     options = _options()
     names = options.architectures
     tasks = [
-        (name, tuple(options.areas), at)
+        (name, options.areas, at)
         for name in names
-        for at in _chosen(all_specs(ARCHITECTURES[name], options.areas), options)
+        for at in _chosen(_specs(name, options.areas), options)
     ]
     if not tasks:
         sys.exit("no kernel is chosen: change --only")
@@ -45,7 +46,7 @@ def main() -> int:
         results = list(pool.map(_compile, tasks))
     compiled, failures = [], []
     for (name, areas, at), result in zip(tasks, results, strict=True):
-        spec = all_specs(ARCHITECTURES[name], areas)[at]
+        spec = _specs(name, areas)[at]
         if isinstance(result, str):
             failures.append(f"{name} {spec.name}: does not compile: {result}")
         else:
@@ -68,11 +69,15 @@ def _compile(task: tuple[str, Sequence[str], int]) -> Figures | str:
     """The figures, or the last line of what the compiler said. Kernels cannot be sent to another
     process, so it makes the list itself."""
     name, areas, at = task
-    architecture = ARCHITECTURES[name]
     try:
-        return figures_of(all_specs(architecture, areas)[at], architecture)
+        return figures_of(_specs(name, areas)[at], ARCHITECTURES[name])
     except Exception as error:  # the compiler raises what it likes, and all are to be listed
         return f"{type(error).__name__}: {error}".strip().splitlines()[-1]
+
+
+def _specs(architecture: str, areas: Sequence[str]) -> list[KernelSpec]:
+    listings = [import_module(area).specs for area in areas] or LISTINGS
+    return all_specs(ARCHITECTURES[architecture], listings)
 
 
 def _found(compiled: Sequence[Compiled]) -> Iterator[str]:
@@ -121,7 +126,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--page", type=Path, help="write the table into this page, at its markers")
     parser.add_argument("--json", type=Path, help="write the figures as JSON")
     parser.add_argument(
-        "--areas", nargs="+", default=AREAS, help="modules that list kernels, by specs(tuning)"
+        "--areas",
+        nargs="+",
+        default=[],
+        help="other modules that list kernels, by specs(tuning), instead of the library's",
     )
     return parser.parse_args()
 

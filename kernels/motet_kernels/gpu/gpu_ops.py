@@ -17,6 +17,7 @@ from motet_kernels.gpu.attention_plan import (
     launched_splits,
     plan_attention,
 )
+from motet_kernels.gpu.dense_product import BLOCK_ROWS, product_in_blocks
 from motet_kernels.gpu.lowrank_product import LowRankProduct
 from motet_kernels.gpu.nf4_layout import PackedNf4
 from motet_kernels.gpu.nf4_linear import Nf4Product
@@ -30,10 +31,6 @@ from motet_kernels.ops import AttentionPlan, PackedGroup, check_group
 from motet_kernels.routing import Routing
 from motet_kernels.staged import LaunchShape, Place
 
-# Dense products are computed in blocks of exactly this many rows. cuBLAS chooses its kernel by the
-# number of rows, so one shape for all is what keeps a row's bits independent of its neighbours.
-BLOCK_ROWS = 64
-
 
 @dataclass(frozen=True)
 class GpuGroup(PackedGroup):
@@ -46,15 +43,16 @@ class GpuOps:
 
     fast_math gives up that promise for linears: a row's bits then depend on how many rows there
     are, because few rows and many are computed by other kernels, with sums in another order.
+    tuning: None for the device's own table.
     """
 
     name = "gpu"
 
-    def __init__(self, *, fast_math: bool = False) -> None:
+    def __init__(self, *, fast_math: bool = False, tuning: TuningTable | None = None) -> None:
         self._fast_math = fast_math
         self._tiles: list[tuple[Routing, Tiles]] = []
         self._products: tuple[LowRankProduct, Nf4Product] | None = None
-        self._tuning: TuningTable | None = None
+        self._tuning = tuning
 
     def row_multiple(self, dtype: torch.dtype) -> int:
         return 1 if self._fast_math else BLOCK_ROWS
@@ -81,10 +79,7 @@ class GpuOps:
     def dense_linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if self._fast_math:
             return F.linear(x, weight, bias)
-        padded = F.pad(x, (0, 0, 0, -x.shape[0] % BLOCK_ROWS))
-        blocks = padded.split_with_sizes([BLOCK_ROWS] * (padded.shape[0] // BLOCK_ROWS))
-        parts = [F.linear(block, weight) for block in blocks]
-        y = (parts[0] if len(parts) == 1 else torch.cat(parts))[: x.shape[0]]
+        y = product_in_blocks(x, weight)
         return y if bias is None else y + bias
 
     def adapted_linear(
@@ -98,7 +93,7 @@ class GpuOps:
         z = lowrank.scaled(x.contiguous(), tables, tiles)
         shrunk = lowrank.shrink(z, tables, tiles)
         y = nf4(z, group.weight, group.bias, shrunk, tiles)
-        return y.split(list(group.out_features), dim=1)
+        return torch.split(y, list(group.out_features), dim=1)
 
     def adapt(self, x: Tensor, y: Tensor, table: SlotTable, routing: Routing) -> Tensor:
         tiles = self._tiles_of(routing, x.device)

@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from importlib import import_module
 
+from motet_kernels.gpu import specs_attention, specs_linear, specs_lowrank
 from motet_kernels.gpu.architectures import Architecture
 from motet_kernels.gpu.kernel_specs import KernelSpec
 from motet_kernels.gpu.tuning import TuningTable
 from motet_kernels.gpu.tuning_files import packaged_tables
 from motet_kernels.gpu.tuning_formula import predicted
 
-# Each has a function specs(tuning) -> list[KernelSpec].
-AREAS = (
-    "motet_kernels.gpu.specs_linear",
-    "motet_kernels.gpu.specs_lowrank",
-    "motet_kernels.gpu.specs_attention",
-)
+Listing = Callable[[TuningTable], Iterable[KernelSpec]]
+
+LISTINGS: tuple[Listing, ...] = (specs_linear.specs, specs_lowrank.specs, specs_attention.specs)
 
 
-def all_specs(architecture: Architecture, areas: Sequence[str] = AREAS) -> list[KernelSpec]:
+def all_specs(
+    architecture: Architecture, listings: Sequence[Listing] = LISTINGS
+) -> list[KernelSpec]:
     """What there is to compile for an architecture: by its formula and every table of the package.
 
-    areas: modules that have a function specs(tuning). Each compilation comes once, whichever
-    tables ask for it. Raises ValueError if two that differ share a name.
+    Each compilation comes once, whichever tables ask for it. Raises ValueError if two that differ
+    share a name.
     """
     tables = [predicted(architecture)]
     tables += [table for table in packaged_tables() if table.architecture == architecture.name]
-    listings: list[Callable[[TuningTable], Iterable[KernelSpec]]]
-    listings = [import_module(area).specs for area in areas]
     found: dict[str, KernelSpec] = {}
     for spec in (spec for table in tables for listing in listings for spec in listing(table)):
         if found.setdefault(spec.name, spec) != spec:

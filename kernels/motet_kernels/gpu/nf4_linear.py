@@ -9,6 +9,7 @@ import triton
 from torch import Tensor
 from torch.nn import functional as F
 
+from motet_kernels.gpu.dense_product import product_in_blocks
 from motet_kernels.gpu.lowrank_product import FEW_ROWS, LowRankProduct, Shrunk
 from motet_kernels.gpu.nf4_dequantize_kernel import nf4_dequantize_kernel
 from motet_kernels.gpu.nf4_gemv_kernel import nf4_gemv_kernel
@@ -32,14 +33,23 @@ DEQUANTIZE_WARPS = 2
 Path = Literal["tile", "gemv", "dequantize"]
 
 
-def path_of(num_rows: int, *, fast_math: bool) -> Path:
-    """Which kernel computes a linear. Only the tile kernel gives a row the same bits for any number
-    of rows, so the others are for fast_math alone."""
+def path_of(num_rows: int, *, fast_math: bool, tiled: bool = True) -> Path:
+    """Which kernel computes a linear.
+
+    Few rows and many are computed otherwise for fast_math alone: the tile kernel is what gives a
+    row the same bits for any number of rows. tiled: whether it runs here (`tiles_fit`).
+    """
     if fast_math and num_rows <= FEW_ROWS:
         return "gemv"
-    if fast_math and num_rows >= MANY_ROWS:
+    if not tiled or (fast_math and num_rows >= MANY_ROWS):
         return "dequantize"
     return "tile"
+
+
+def tiles_fit(dtype: torch.dtype, *, hip: bool) -> bool:
+    """Whether the tile kernel serves a dtype. On AMD float32 would not fit the registers of its
+    smallest tile (seen in compiled kernels)."""
+    return not (hip and dtype == torch.float32)
 
 
 class Nf4Product:
@@ -67,12 +77,14 @@ class Nf4Product:
         z [T, K], contiguous, T at least one; bias float32 [N]; shrunk: u of the rows on the
         weight's members, None where no row has an adapter.
         """
-        path = path_of(z.shape[0], fast_math=self._fast_math)
+        tiled = tiles_fit(z.dtype, hip=_on_hip(z))
+        path = path_of(z.shape[0], fast_math=self._fast_math, tiled=tiled)
         if path == "gemv":
             return self._gemv(z, weight, bias, shrunk)
         if path == "tile":
             return self._tiles(z, weight, bias, shrunk)
-        y = F.linear(z, dequantized(weight, z.dtype))
+        product = F.linear if self._fast_math else product_in_blocks
+        y = product(z, dequantized(weight, z.dtype))
         if shrunk is None:
             return (y.float() + bias).to(z.dtype)
         return self._lowrank.expand(y, shrunk, tiles, bias)
@@ -95,7 +107,7 @@ class Nf4Product:
             BLOCK_N=instruction.block_outputs,
             num_warps=instruction.num_warps,
             num_stages=config.num_stages,
-            **matrix_options(hip=z.is_cuda and bool(torch.version.hip)),
+            **matrix_options(hip=_on_hip(z)),
         )
         return y
 
@@ -171,4 +183,9 @@ def _constants(z: Tensor, weight: PackedNf4, shrunk: Shrunk | None) -> dict[str,
 
 def permutes(z: Tensor) -> bool:
     """Whether codes are decoded by PTX: for 16-bit numbers on NVIDIA."""
-    return z.is_cuda and not torch.version.hip and z.dtype.itemsize == 2
+    return z.is_cuda and not _on_hip(z) and z.dtype.itemsize == 2
+
+
+def _on_hip(z: Tensor) -> bool:
+    """ROCm's torch calls its devices cuda, too."""
+    return z.is_cuda and bool(torch.version.hip)

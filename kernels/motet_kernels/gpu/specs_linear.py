@@ -18,6 +18,7 @@ from motet_kernels.gpu.nf4_linear import (
     DEQUANTIZE_OUTPUTS,
     DEQUANTIZE_WARPS,
     matrix_options,
+    tiles_fit,
 )
 from motet_kernels.gpu.nf4_tile_kernel import BLOCKS_PER_TRIP as TILE_BLOCKS
 from motet_kernels.gpu.nf4_tile_kernel import nf4_tile_kernel
@@ -59,7 +60,9 @@ def _tiles(tuning: TuningTable, cuda: bool) -> Iterator[KernelSpec]:
         for dtype, short, in_features, adapted in _variants():
             usual = in_features == USUAL and dtype == torch.bfloat16
             if not usual and config != tuning.linear(1, 1):
-                continue  # never launched
+                continue  # never launched, as is what follows
+            if not tiles_fit(dtype, hip=not cuda):
+                continue
             constants = _constants(in_features, adapted, cuda, dtype) | blocks
             yield KernelSpec(
                 f"nf4_tile {short} rows={config.block_rows} outputs={config.block_outputs}"

@@ -13,6 +13,7 @@ from motet.cli.quantize import quantize
 from motet.cli.sentences import SentenceGroup
 from motet.cli.serve import serve
 from motet.cli.tenants import tenants
+from motet.cli.tune import tune
 
 app = typer.Typer(
     name="motet",
@@ -32,6 +33,7 @@ app.add_typer(adapters, name="adapters")
 app.command()(merge)
 app.command()(generate)
 app.command()(profile)
+app.command()(tune)
 app.command()(config)
 
 

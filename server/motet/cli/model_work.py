@@ -18,7 +18,7 @@ from motet.cli.terminal import remarks
 # though nothing here multiplies with it; the tokenizer takes one for each core to encode in parts.
 _NO_POOLS = {"OPENBLAS_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
-Work = Literal["serving", "quantizing", "checking", "merging", "profiling"]
+Work = Literal["serving", "quantizing", "checking", "merging", "profiling", "tuning"]
 
 
 def load(work: Work) -> Callable[..., Any]:

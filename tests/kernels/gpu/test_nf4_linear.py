@@ -12,7 +12,13 @@ from motet_kernels.gpu import nf4_linear
 from motet_kernels.gpu.gpu_ops import GpuOps
 from motet_kernels.gpu.lowrank_product import FEW_ROWS, LowRankProduct
 from motet_kernels.gpu.nf4_layout import PackedNf4
-from motet_kernels.gpu.nf4_linear import MANY_ROWS, Nf4Product, dequantized, path_of
+from motet_kernels.gpu.nf4_linear import (
+    MANY_ROWS,
+    Nf4Product,
+    dequantized,
+    path_of,
+    tiles_fit,
+)
 from motet_kernels.gpu.tiles import Tiles
 from motet_kernels.gpu.tuning import Entry
 from motet_kernels.gpu.tuning_files import tuning_of
@@ -51,6 +57,23 @@ def test_path_by_rows() -> None:
     fast = {rows: path_of(rows, fast_math=True) for rows in (1, 4, 5, 255, 256, 10_000)}
     assert list(fast.values()) == ["gemv", "gemv", "tile", "tile", "dequantize", "dequantize"]
     assert (FEW_ROWS, MANY_ROWS) == (4, 256)
+    assert path_of(5, fast_math=False, tiled=False) == "dequantize"
+
+
+def test_where_tiles_do_not_fit_rows_keep_their_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """float32 on AMD: the weight is written out, and multiplied in blocks of one size."""
+    assert not tiles_fit(torch.float32, hip=True)
+    assert tiles_fit(torch.bfloat16, hip=True)
+    assert tiles_fit(torch.float32, hip=False)
+    monkeypatch.setattr(nf4_linear, "tiles_fit", lambda *_, **__: False)
+    monkeypatch.setattr(nf4_linear, "nf4_tile_kernel", None)
+    order_dots(monkeypatch)
+    case = GroupCase.make((24,), 60, torch.float32)
+    x, slots = case.inputs(5, torch.float32), slots_of("random", 5)
+    (whole,) = case.run(GpuOps(), x, slots)
+    assert_close(whole, case.expected(x, slots)[0])
+    for t in range(5):
+        assert torch.equal(case.run(GpuOps(), x[t : t + 1], slots[t : t + 1])[0][0], whole[t])
 
 
 @pytest.mark.parametrize(("outs", "k"), SHAPES)

@@ -1,7 +1,8 @@
 """Steps whose small tensors share a buffer and whose forward is recorded and run again.
 
-A whole engine on the GPU kernels, through the interpreter, with a recording in the place of a CUDA
-graph (tests/support/recorded_graph.py): the logits must be those of steps that run as they are.
+A whole engine on the GPU's kernels, through Triton's interpreter, with a recording in the place of
+a CUDA graph (tests/support/recorded_graph.py): the logits must be those of steps that run as they
+are.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from motet.engine import runtime as runtime_module
+from motet.engine.request import Request
 from motet.engine.runtime import Runtime
 from motet.engine.step_buffers import StepBuffers
 from motet.engine.step_graphs import StepGraphs
@@ -30,6 +32,7 @@ from tests.support.tiny_models import make_checkpoint
 
 pytestmark = pytest.mark.slow
 
+NUM_TOKENS = 5
 PROMPTS = ([1, 5, 9], [1, 7], [1, 11, 4, 3, 2])
 
 
@@ -56,6 +59,10 @@ def adapter(runtime: Runtime, tmp_path: Path, name: str, rank: int) -> Adapter:
     return upload(runtime, "tenant", name, made.directory)
 
 
+def greedy(prompt: list[int], on: Adapter | None) -> Request:
+    return request(prompt, on, max_tokens=NUM_TOKENS, ignore_eos=True)
+
+
 def stage(runtime: Runtime, capture: Recorder) -> StepGraphs:
     """Let the engine's steps be staged and recorded from now on."""
     model = runtime.engine._model
@@ -70,22 +77,27 @@ def stage(runtime: Runtime, capture: Recorder) -> StepGraphs:
 def test_replayed_steps_have_the_bits_of_steps_that_run(
     runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, second = (adapter(runtime, tmp_path, name, 3) for name in ("first", "second"))
-    requests = [
-        request(prompt, on, max_tokens=5, ignore_eos=True)
-        for prompt, on in zip(PROMPTS, (first, None, second), strict=True)
-    ]
-    with LogitTap(runtime) as plain:
-        expected = run(runtime, requests)
+    model = runtime.engine._model
+    plain_layout = model.layout
     graphs = stage(runtime, Recorder(monkeypatch))
-    repeated = [again(item) for item in requests]
+    first = adapter(runtime, tmp_path, "first", 3)
+    requests = [greedy(PROMPTS[0], first), greedy(PROMPTS[1], None)]
     with LogitTap(runtime) as staged:
-        # first alone, so that the second adapter comes to a graph that was captured without it
-        outcomes = [*run(runtime, repeated[:2]), *run(runtime, repeated[2:])]
+        outcomes = run(runtime, requests)
+        # an adapter that comes to a graph captured without it
+        second = adapter(runtime, tmp_path, "second", 5)
+        requests.append(greedy(PROMPTS[2], second))
+        outcomes += run(runtime, requests[2:])
+    assert graphs.num_captures == 1
+    assert graphs.num_replays >= 2 * (NUM_TOKENS - 2)
+
+    model.layout, model.graphs = plain_layout, None
+    repeated = [again(item) for item in requests]
+    with LogitTap(runtime) as plain:
+        expected = run(runtime, repeated)
     for outcome, same in zip(outcomes, expected, strict=True):
         assert outcome.finished.reason == "length"
         assert outcome.token_ids == same.token_ids
     for item, original in zip(repeated, requests, strict=True):
-        assert torch.equal(staged.of(item), plain.of(original))
-    assert graphs.num_captures == 1
-    assert graphs.num_replays >= 5
+        assert torch.equal(plain.of(item), staged.of(original))
+    assert not torch.equal(plain.of(repeated[0])[0], plain.of(repeated[2])[0])
