@@ -2,6 +2,9 @@
 # make test      lint, types and the whole test suite
 # make lint      the first half of it
 # make sanitize  the native kernels' tests, watched for memory errors and undefined behaviour
+# make aot       compile every GPU kernel for every GPU, without one, and check what comes out
+# make emulate   run them on an emulated AMD GPU: TINYGRAD=a checkout of tinygrad
+# make gpu-check everything that needs a GPU, on a machine that has one: tests, then benchmarks
 # make bench     benchmarks/serve.py, with ARGS: Motet and its peers, tokens per second
 # make bench-peers     vLLM's CPU build for it, in an environment of its own
 # make bench-kernels   benchmarks/kernels.py, with ARGS
@@ -14,6 +17,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SANITIZED := $(CURDIR)/build/sanitized
 ARGS ?=
+TINYGRAD ?=
 SECONDS ?= 600
 
 # Stamps live inside the environment, so that removing it removes them.
@@ -28,7 +32,7 @@ MAKE_KERNELS = echo "Compiling the native CPU kernels (once; half a minute)"; \
     $(BIN)/python -m motet_kernels.cpu.build || true
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint sanitize bench bench-peers bench-kernels bench-report fuzz images
+.PHONY: help serve test lint sanitize aot emulate gpu-check bench bench-peers bench-kernels bench-report fuzz images
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -54,6 +58,24 @@ sanitize: $(TO_DEVELOP)
 	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	    $(BIN)/pytest -q -s -p no:faulthandler tests/kernels -k "avx or amx or portable" $(ARGS)
 	@ls $(SANITIZED)/*.so
+
+# A program of its own in each case: Triton's interpreter must be off.
+aot: $(TO_DEVELOP)
+	$(BIN)/python -m benchmarks.aot --page docs/kernels.md $(ARGS)
+	$(BIN)/python -m benchmarks.roofline --page docs/kernels.md
+
+emulate: $(TO_DEVELOP)
+	@test -n "$(TINYGRAD)" || { echo "name a checkout of tinygrad: make emulate TINYGRAD=DIR" >&2; exit 1; }
+	$(BIN)/python -m tests.emulated $(TINYGRAD) --page docs/kernels.md $(ARGS)
+
+gpu-check: $(TO_DEVELOP)
+	@$(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || { \
+	    echo "make gpu-check needs a CUDA device, and torch sees none" >&2; exit 1; }
+	$(BIN)/pytest -q tests/gpu
+	$(BIN)/pytest -q tests/kernels/test_*.py -k gpu
+	TRITON_INTERPRET=1 $(BIN)/pytest -q tests/kernels/gpu
+	$(BIN)/python benchmarks/gpu_kernels.py $(ARGS)
+	$(BIN)/python benchmarks/serve.py --systems motet
 
 bench: $(TO_DEVELOP)
 	$(BIN)/python benchmarks/serve.py $(ARGS)

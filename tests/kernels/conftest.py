@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 
 import pytest
+import torch
 from motet_kernels import Ops, ReferenceOps
 from motet_kernels.cpu.cpu_ops import CpuOps
 from motet_kernels.cpu.native_library import ALL_LEVELS, runnable_levels
 from motet_kernels.cpu.native_ops import NativeCpuOps
 from motet_kernels.gpu.gpu_ops import GpuOps
 
-IMPLEMENTATIONS: dict[str, type] = {"reference": ReferenceOps, "cpu": CpuOps, "gpu": GpuOps}
+from tests.support.device_ops import DeviceOps
+
+
+def gpu_ops() -> Ops:
+    """Through the interpreter, or on the machine's own GPU."""
+    if torch.cuda.is_available():
+        return DeviceOps(GpuOps(), torch.device("cuda"))
+    return GpuOps()
+
+
+IMPLEMENTATIONS: dict[str, Callable[[], Ops]] = {
+    "reference": ReferenceOps,
+    "cpu": CpuOps,
+    "gpu": gpu_ops,
+}
 
 
 @pytest.fixture(scope="session")

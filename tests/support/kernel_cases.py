@@ -18,12 +18,14 @@ CPU = torch.device("cpu")
 RANKS = (1, 3, 7, 8, 16, 96)
 POPULARITIES = ("distinct", "identical", "skewed", "all-base", "one-base-in-the-middle", "random")
 
+ALL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
 # What each implementation is tried in: Triton's interpreter gets bf16 wrong.
 DTYPES = {
     "reference": (torch.float32, torch.bfloat16),
     "cpu": (torch.float32, torch.bfloat16),
     **{f"cpu-native ({level})": (torch.float32, torch.bfloat16) for level in ALL_LEVELS},
-    "gpu": (torch.float32, torch.float16),
+    "gpu": ALL_DTYPES if torch.cuda.is_available() else (torch.float32, torch.float16),
 }
 
 # dtype -> largest error relative to the largest value, and relative root mean square error.

@@ -172,13 +172,13 @@ class LowRankProduct:
 
 def num_splits(in_features: int, config: LowRankConfig) -> int:
     """In how many parts K is summed: by K alone, so that a row's sum has one order."""
-    return min(config.max_splits, triton.cdiv(in_features, config.split_len))
+    return min(config.max_splits, -(-in_features // config.split_len))
 
 
 def part_len(in_features: int, config: LowRankConfig) -> int:
     """Inputs of a part, a multiple of block_inputs; the last part may be shorter, or empty."""
-    part = triton.cdiv(in_features, num_splits(in_features, config))
-    return triton.cdiv(part, config.block_inputs) * config.block_inputs
+    part = -(-in_features // num_splits(in_features, config))
+    return -(-part // config.block_inputs) * config.block_inputs
 
 
 def refuse_in_gain(slots: frozenset[int]) -> None:

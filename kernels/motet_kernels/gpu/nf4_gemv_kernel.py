@@ -27,7 +27,8 @@ BLOCKS_PER_TRIP = 4
 _BLOCKS_PER_TRIP = tl.constexpr(BLOCKS_PER_TRIP)
 
 
-@triton.jit
+# One compilation for any number of rows.
+@triton.jit(do_not_specialize=["num_tokens"])
 def nf4_gemv_kernel(
     x,  # [T, K], contiguous, T <= ROWS
     y,  # [T, N], contiguous

@@ -24,7 +24,8 @@ BLOCKS_PER_TRIP = 2
 _BLOCKS_PER_TRIP = tl.constexpr(BLOCKS_PER_TRIP)
 
 
-@triton.jit
+# One compilation for any number of rows.
+@triton.jit(do_not_specialize=["num_tokens"])
 def nf4_tile_kernel(
     x,  # [T, K], contiguous
     y,  # [T, N], contiguous

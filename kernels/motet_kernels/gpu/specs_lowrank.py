@@ -86,14 +86,15 @@ def _group_specs(group: _Group, dtype: torch.dtype, config: LowRankConfig) -> It
     tile = {"BLOCK_T": TILE_ROWS}
     # bf16 is what is served: there, the use of tensor cores is gated
     kind: Kind = "tile" if dtype == torch.bfloat16 else "lowrank"
-    for kernel, constants, its_kind in (
+    kernels: list[tuple[Any, Mapping[str, Any], Kind]] = [
         (shrink_kernel, shrink | tile, kind),
         (expand_kernel, expand | tile, kind),
         (shrink_row_kernel, shrink, "lowrank"),
         (expand_row_kernel, expand, "lowrank"),
         (inner_kernel, inner | tile, "lowrank"),
         (scale_rows_kernel, wide | {"BLOCK_K": SCALE_BLOCK}, "lowrank"),
-    ):
+    ]
+    for kernel, constants, its_kind in kernels:
         yield _spec(kernel, its_kind, group, dtype, constants, config)
 
 

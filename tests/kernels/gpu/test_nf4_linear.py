@@ -23,7 +23,10 @@ from motet_kernels.gpu.tiles import Tiles
 from motet_kernels.gpu.tuning import Entry
 from motet_kernels.gpu.tuning_files import tuning_of
 from torch import Tensor
+from triton.runtime.errors import InterpreterError
 
+from tests.support.bounded_memory import bound_memory
+from tests.support.cancelling import cancelling_nf4, parts_that_differ
 from tests.support.kernel_cases import CPU, DTYPES, GroupCase, assert_close, random_weight, slots_of
 from tests.support.ordered_dot import order_dots
 from tests.support.poison import poisoned_memory
@@ -79,8 +82,14 @@ def test_where_tiles_do_not_fit_rows_keep_their_bits(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(("outs", "k"), SHAPES)
 @pytest.mark.parametrize("popularity", ["random", "all-base"])
 def test_every_path_computes_the_linear(
-    path: Path, dtype: torch.dtype, outs: tuple[int, ...], k: int, popularity: str
+    monkeypatch: pytest.MonkeyPatch,
+    path: Path,
+    dtype: torch.dtype,
+    outs: tuple[int, ...],
+    k: int,
+    popularity: str,
 ) -> None:
+    bound_memory(monkeypatch)
     case = GroupCase.make(outs, k, dtype)
     x, slots = case.inputs(ROWS[path], dtype), slots_of(popularity, ROWS[path])
     with poisoned_memory():
@@ -106,6 +115,15 @@ def test_dequantiser_has_bitsandbytes_bits(dtype: torch.dtype, k: int) -> None:
     with poisoned_memory():
         found = dequantized(PackedNf4.pack(weights, CPU), dtype)
     assert torch.equal(found, torch.cat([weight.dequantize(dtype) for weight in weights]))
+
+
+def test_a_kernel_that_leaves_its_tensors_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    bound_memory(monkeypatch)
+    packed = PackedNf4.pack([random_weight(24, 64, torch.Generator())], CPU)
+    beyond = replace(packed, sizes_table=packed.sizes_table + 1)  # an output that is not there
+    dequantized(packed, torch.float32)
+    with pytest.raises(InterpreterError, match="outside of any tensor"):
+        dequantized(beyond, torch.float32)
 
 
 def test_unused_slots_are_not_read(path: Path) -> None:
@@ -159,6 +177,25 @@ def test_rows_keep_their_bits_in_larger_tiles(
         part = case.run(gpu, x[first:stop], slots[first:stop])
         for y, expected in zip(part, whole, strict=True):
             assert torch.equal(y, expected[first:stop])
+
+
+def test_rows_keep_their_bits_where_only_the_order_of_a_sum_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Sums that cancel to zero: what comes out is rounding error, which float16 hides elsewhere."""
+    order_dots(monkeypatch)
+    x, weight = cancelling_nf4(19, 40, 192, torch.float16)
+    x *= 256  # so that the error is within float16
+    gpu = GpuOps()
+    group = gpu.pack([weight], [None], torch.float16, CPU)
+    table = SlotTable(1, 192, 40, CPU)
+
+    def product(rows: Tensor) -> Tensor:
+        (y,) = gpu.adapted_linear(rows, group, [table], Routing.from_slots([0] * len(rows)))
+        return y
+
+    assert product(x).count_nonzero() > 100
+    assert not parts_that_differ(product, x, [1, 3, 16])
 
 
 def test_input_gains_of_a_linear_alone(path: Path, dtype: torch.dtype) -> None:
