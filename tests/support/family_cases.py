@@ -20,10 +20,12 @@ import torch
 from motet.engine.base import QuantizedBase
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.tuners import CartridgeConfig
+from peft.tuners.beft import BeftConfig
 from peft.tuners.cpt import CPTConfig
 from peft.tuners.deft import DeftConfig
 from peft.tuners.lora.config import BdLoraConfig, KasaConfig
 from peft.tuners.pvera import PveraConfig
+from peft.tuners.unilora import UniLoraConfig
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -72,6 +74,8 @@ ON_THE_DEQUANTISED: Mapping[str, Callable[[int], PeftConfig]] = {
     "tinylora": lambda r: peft.TinyLoraConfig(r=2, u=8, **_EVERY),
     "vera": lambda r: peft.VeraConfig(r=4 * r, **_EVERY),
     "pvera": lambda r: PveraConfig(r=16, **_EVERY),
+    "unilora": lambda r: UniLoraConfig(r=r, theta_d_length=512, **_EVERY),
+    "beft": lambda r: BeftConfig(**_EVERY),
     "adalora": lambda r: peft.AdaLoraConfig(
         init_r=r + 2, target_r=r, lora_alpha=6, tinit=1, tfinal=1, total_step=10, **_EVERY
     ),

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from motet_adapters.base_weights import BaseWeights
 from motet_adapters.config_fields import Fields
+from motet_adapters.families.combined import combined
 from motet_adapters.families.family import Family
 from motet_adapters.families.plan import AdapterPlan, PartSpec, Read, SitePlan
 from motet_adapters.families.product_sites import key, linears_of, product_keys
@@ -24,7 +25,8 @@ def plan_beft(
 
         return SitePlan(module, {name: (1, n)}, {"bias": PartSpec((n,))}, lower)
 
-    return AdapterPlan("beft", tuple(map(site, linears_of(fields, tensors, base))))
+    modules = linears_of(fields, tensors, base)
+    return AdapterPlan("beft", combined(map(site, modules), base))
 
 
 BEFT = Family(
