@@ -15,6 +15,7 @@ from motet_adapters.names import quoted
 
 _T = TypeVar("_T")
 _PLAIN = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
+_ANYWHERE = r".*\."  # before a name: what PEFT writes itself for experts, and means by a plain one
 _MAX_NAME = 512
 # Each key may have to be compared with each module of the base; this bounds that work.
 _MAX_KEYS = 1024
@@ -29,6 +30,7 @@ def is_plain_name(name: str) -> bool:
 class _Key(Generic[_T]):
     position: int  # in the file; the first key that matches wins
     is_whole: bool  # written with '^': only for the module of exactly that path
+    is_end: bool  # written with '.*\\.': never for a whole path
     parts: tuple[tuple[int, str], ...]  # what is between the dots, and where
     value: _T
 
@@ -53,10 +55,12 @@ class Pattern(Generic[_T]):
             )
         self._by_length: dict[int, list[_Key[_T]]] = {}
         for position, (name, value) in enumerate(values.items()):
-            plain = name.removeprefix("^")
+            rooted = name.removeprefix("^")
+            plain = rooted.removeprefix(_ANYWHERE)
             if not is_plain_name(plain):
                 raise _refuse_key(name, param)
-            key = _Key(position, plain != name, tuple(_parts(plain)), value)
+            is_whole = rooted != name and plain == rooted
+            key = _Key(position, is_whole, plain != rooted, tuple(_parts(plain)), value)
             self._by_length.setdefault(len(plain), []).append(key)
 
     def find(self, module: str, default: _T) -> _T:
@@ -66,9 +70,10 @@ class Pattern(Generic[_T]):
             for key in self._by_length.get(len(text), ()):
                 if best is not None and best.position < key.position:
                     break
-                if (text is module or not key.is_whole) and key.matches(text):
-                    best = key
-                    break
+                if (key.is_end if text is module else key.is_whole) or not key.matches(text):
+                    continue
+                best = key
+                break
         return default if best is None else best.value
 
 

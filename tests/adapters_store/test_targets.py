@@ -67,7 +67,10 @@ def test_targets_are_those_of_peft(
 
 
 @settings(max_examples=300, deadline=None)
-@given(keys=st.lists(NAMES | NAMES.map("^{}".format), max_size=4), module=st.sampled_from(MODULES))
+@given(
+    keys=st.lists(NAMES | NAMES.map("^{}".format) | NAMES.map(r".*\.{}".format), max_size=4),
+    module=st.sampled_from(MODULES),
+)
 def test_pattern_keys_match_as_in_peft(keys: list[str], module: str) -> None:
     # PEFT returns the module itself when nothing matches.
     expected = get_pattern_key(keys, module)

@@ -11,11 +11,17 @@ from motet_adapters.config_fields import Fields
 from motet_adapters.errors import AdapterRefused
 from motet_adapters.families.biases import require_no_bias
 from motet_adapters.families.family import Family
-from motet_adapters.families.plan import AdapterPlan
+from motet_adapters.families.plan import AdapterPlan, SitePlan
 from motet_adapters.families.product_sites import linears_of, product_keys, product_site
+from motet_adapters.families.update_sites import FOLDS_EXACTLY, lossy_rank, update_site
 from motet_adapters.limits import Limits
 from motet_adapters.names import quoted
 from motet_adapters.safetensors_file import StoredTensor
+
+_OTHERWISE = (
+    "train MiSS with init_weights true or 'mini', or upload 'bat' with lossy=true (and rank=...) "
+    "to have its update cut to a product"
+)
 
 
 def plan_miss(
@@ -26,8 +32,7 @@ def plan_miss(
     variant = fields.get("init_weights", True)
     if not isinstance(variant, bool) and variant != "mini":
         raise AdapterRefused(
-            f"init_weights={quoted(variant)} is not served: train MiSS with init_weights true or "
-            "'mini'.",
+            f"init_weights={quoted(variant)} is not served: {_OTHERWISE}.",
             "init_weights",
         )
     mini = None
@@ -49,6 +54,36 @@ def plan_miss(
             for module in modules
         ),
     )
+
+
+def convert_miss(
+    fields: Fields, tensors: Mapping[str, StoredTensor], base: BaseWeights, limits: Limits
+) -> AdapterPlan:
+    """Of the variant "bat", whose update mixes the block with the weight."""
+    require_no_bias(fields)
+    if fields.get("init_weights") != "bat":
+        raise AdapterRefused(f"This MiSS {FOLDS_EXACTLY}", "lossy")
+    r = fields.integer(fields.get("r", 64), "r", 1, limits.max_rank)
+    rank = lossy_rank(fields, limits)
+
+    def site(module: str) -> SitePlan:
+        n, k = base.shape(module)
+        if n % r or k % r:
+            raise AdapterRefused(f"r={r} does not divide the shape {[n, k]} of {module}.", "r")
+
+        def update(block: Tensor) -> Tensor:
+            return bat_update(base.weight(module), block)
+
+        return update_site(base, module, rank, {"miss_block": (n // r, r, r)}, update)
+
+    return AdapterPlan("miss-bat", tuple(map(site, linears_of(fields, tensors, base))))
+
+
+def bat_update(weight: Tensor, block: Tensor) -> Tensor:
+    """W_ij D_i + D_i for each block W_ij [r, r] of the weight [N, K]. block (D) [N/r, r, r]."""
+    r = block.shape[1]
+    blocks = weight.reshape(len(block), r, -1, r).permute(2, 0, 1, 3)
+    return (blocks @ block + block).permute(1, 2, 0, 3).reshape(weight.shape)
 
 
 def miss_factors(shape: tuple[int, int], block: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,4 +117,5 @@ MISS = Family(
     paper_url="https://arxiv.org/abs/2409.15371",
     keys=product_keys({"r", "bias", "init_weights", "mini_r"}, {"miss_dropout"}),
     plan=plan_miss,
+    convert=convert_miss,
 )

@@ -149,6 +149,7 @@ def _gauges(stats: EngineStats) -> Iterator[Metric]:
         ("adapters_loading", "Adapters on their way to the device.", arena.loading),
         ("adapters_pinned", "Adapters on the device and in use.", arena.pinned),
         ("adapter_bytes_used", "Device memory that adapters hold.", arena.used_bytes),
+        ("adapter_basis_bytes", "Of those, what adapters share.", arena.basis_bytes),
         ("adapter_bytes_budget", "Device memory set aside for adapters.", arena.budget_bytes),
     ):
         yield GaugeMetricFamily(f"motet_{name}", text, value)

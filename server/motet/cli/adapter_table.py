@@ -14,10 +14,15 @@ def adapter_facts(adapter: Mapping[str, Any]) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_row("name", str(adapter["name"]))
     table.add_row("kind", str(adapter["kind"]))
-    table.add_row("ranks", ", ".join(str(rank) for rank in adapter["ranks"]))
+    table.add_row("ranks", ", ".join(str(rank) for rank in adapter["ranks"]) or "none")
     matched = adapter["matched"].items()
     table.add_row("matched", ", ".join(f"{module} x {count}" for module, count in matched))
     table.add_row("parameters", f"{adapter['num_parameters']:,}")
+    if adapter.get("num_virtual_tokens"):
+        table.add_row("virtual tokens", str(adapter["num_virtual_tokens"]))
+    if adapter.get("invocation_tokens"):
+        tokens = ", ".join(str(token) for token in adapter["invocation_tokens"])
+        table.add_row("active from", tokens)
     table.add_row(
         "bytes", f"{adapter['source_bytes']:,} stored, {adapter['image_bytes']:,} when loaded"
     )

@@ -13,6 +13,7 @@ from peft import (
     FourierFTConfig,
     HRAConfig,
     LoKrConfig,
+    MissConfig,
     OFTConfig,
     OSFConfig,
     PeftConfig,
@@ -38,6 +39,7 @@ EVERY = {"target_modules": ALL, "task_type": "CAUSAL_LM"}
 
 CASES: dict[str, PeftConfig] = {
     "lokr": LoKrConfig(r=12, alpha=3, **EVERY),
+    "miss-bat": MissConfig(r=16, init_weights="bat", **EVERY),
     "oft": OFTConfig(oft_block_size=16, **EVERY),
     "oft-2": OFTConfig(oft_block_size=8, num_cayley_neumann_terms=2, **EVERY),
     "oft-3": OFTConfig(oft_block_size=8, num_cayley_neumann_terms=3, **EVERY),
@@ -145,7 +147,7 @@ def test_a_dry_run_with_the_option_publishes_nothing_of_it(
         assert store.put("acme", "one", staging, lossy_rank=4).digest == checked.digest
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name != "lokr"])
+@pytest.mark.parametrize("name", [n for n in CASES if n not in ("lokr", "miss-bat")])
 def test_without_the_option_it_is_refused_by_name(
     store: AdapterStore, tmp_path: Path, name: str
 ) -> None:
@@ -164,6 +166,12 @@ def test_lokr_over_the_limit_is_refused_with_the_option_named(
     store.close()
 
 
+def test_miss_bat_is_refused_with_the_option_named(store: AdapterStore, tmp_path: Path) -> None:
+    with pytest.raises(AdapterRefused, match="lossy=true") as refused:
+        written("miss-bat", tmp_path).put(store)
+    assert refused.value.param == "init_weights"
+
+
 def test_what_folds_exactly_is_refused_with_the_option(store: AdapterStore, tmp_path: Path) -> None:
     found = write(HRAConfig(r=2, **EVERY), tmp_path)
     with pytest.raises(AdapterRefused, match="folds exactly") as refused:
@@ -172,6 +180,9 @@ def test_what_folds_exactly_is_refused_with_the_option(store: AdapterStore, tmp_
     lokr = write(LoKrConfig(r=1, alpha=2, decompose_both=True, **EVERY), tmp_path / "lokr")
     with pytest.raises(AdapterRefused, match="folds exactly"):
         lokr.put(store, lossy_rank=200)
+    miss = write(MissConfig(r=4, **EVERY), tmp_path / "miss")
+    with pytest.raises(AdapterRefused, match="folds exactly"):
+        miss.put(store, lossy_rank=4)
 
 
 def test_large_updates_are_cut_nearly_as_well(tmp_path: Path) -> None:

@@ -9,7 +9,13 @@ import pytest
 import torch
 from motet_adapters import AdapterNotFound
 
-from tests.support.adapter_files import CONFIG_FILE, WEIGHTS_FILE, AdapterFiles, random_adapter
+from tests.support.adapter_files import (
+    CONFIG_FILE,
+    PREFIX,
+    WEIGHTS_FILE,
+    AdapterFiles,
+    random_adapter,
+)
 from tests.support.base_weights import RandomBase
 from tests.support.live_server import BASE_NAME, LiveServer, live_server
 
@@ -107,6 +113,57 @@ def test_a_dry_run_publishes_nothing(
     with pytest.raises(AdapterNotFound):
         server.store.get("acme", "dry")
     assert staged(server) == 0
+
+
+def hira(base: RandomBase) -> AdapterFiles:
+    """Of a family that folds into no product."""
+    random = torch.Generator().manual_seed(6)
+    tensors = {}
+    for module in base.modules():
+        if module.endswith("q_proj"):
+            n, k = base.shape(module)
+            tensors[f"{PREFIX}{module}.hira_A"] = torch.randn(3, k, generator=random)
+            tensors[f"{PREFIX}{module}.hira_B"] = torch.randn(n, 3, generator=random)
+    return AdapterFiles({"peft_type": "HIRA", "r": 3, "target_modules": ["q_proj"]}, tensors)
+
+
+def test_what_does_not_fold_is_refused_or_converted_if_asked(
+    server: LiveServer, client: httpx.Client
+) -> None:
+    parts = form(hira(server.base))
+    refused = client.put("/v1/adapters/hira", files=parts)
+    assert refused.status_code == 422
+    assert "lossy=true" in refused.json()["error"]["message"]
+    how = {"lossy": "true", "rank": "4"}
+    checked = client.put("/v1/adapters/hira", files=parts, params={**how, "dry_run": "true"})
+    reply = client.put("/v1/adapters/hira", files=parts, params=how)
+    assert reply.status_code == 201
+    document = reply.json()
+    assert document["ranks"] == [4]
+    assert set(document["lossy_errors"]) == {m for m in server.base.modules() if "q_proj" in m}
+    assert all(0 < error < 1 for error in document["lossy_errors"].values())
+    assert checked.json()["lossy_errors"] == document["lossy_errors"]
+    assert client.get("/v1/adapters/hira").json()["lossy_errors"] == document["lossy_errors"]
+    assert client.put("/v1/adapters/hira", files=parts, params={"lossy": "true"}).json()[
+        "ranks"
+    ] == [32]
+    assert client.delete("/v1/adapters/hira").status_code == 200
+
+
+def test_the_option_says_nothing_alone(
+    client: httpx.Client, server: LiveServer, files: AdapterFiles
+) -> None:
+    alone = client.put("/v1/adapters/no", files=form(hira(server.base)), params={"rank": "4"})
+    assert (alone.status_code, alone.json()["error"]["param"]) == (400, "rank")
+    exact = client.put("/v1/adapters/no", files=form(files), params={"lossy": "true"})
+    assert (exact.status_code, exact.json()["error"]["param"]) == (422, "lossy")
+    too_large = client.put(
+        "/v1/adapters/no",
+        files=form(hira(server.base)),
+        params={"lossy": "true", "rank": "100000"},
+    )
+    assert (too_large.status_code, too_large.json()["error"]["param"]) == (422, "rank")
+    assert client.get("/v1/adapters/no").status_code == 404
 
 
 def test_a_misspelt_dry_run_publishes_nothing_either(
@@ -291,7 +348,6 @@ def bad_uploads(files: AdapterFiles) -> dict[str, tuple[dict[str, Any], int]]:
             {CONFIG_FILE: (CONFIG_FILE, b" " * 300_000), WEIGHTS_FILE: weights},
             413,
         ),
-        "regex": (bent(files, target_modules="(a+)+!"), 422),
         "rank": (bent(files, r=4096), 422),
         "wrong shape": (form(AdapterFiles(files.config, wrong)), 422),
         "missing B": (form(AdapterFiles(files.config, missing)), 422),
