@@ -29,6 +29,7 @@ from motet_kernels.nf4 import Nf4Weight
 from motet_kernels.ops import AttentionPlan, Ops, PackedGroup
 from motet_kernels.reference import ReferenceOps
 from motet_kernels.routing import Routing, Segment
+from motet_kernels.sampling import Draw, SamplingOps
 from motet_kernels.staged import LaunchShape, Place, StagedOps
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "CannotFuse",
     "Core",
     "DecoderLayer",
+    "Draw",
     "FusedLayers",
     "KernelReport",
     "LaunchShape",
@@ -56,6 +58,7 @@ __all__ = [
     "ReferenceOps",
     "RmsNorm",
     "Routing",
+    "SamplingOps",
     "Segment",
     "Selection",
     "SlotTable",

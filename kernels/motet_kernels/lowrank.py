@@ -148,8 +148,8 @@ class SlotTable:
             raise ValueError(f"activation {lowrank.activation!r} is none of {ACTIVATIONS}")
         width = 0 if lowrank.core is None else lowrank.core.values.shape[-1]
         expected = {"a": (rank, k), "bt": (rank, n), "in_gain": (k,), "inner_bias": (rank,)}
-        expected |= {name: (n,) for name in ("gain", "bias", "delta_gain")}
-        expected |= {name: (rank, width) for name in ("core_values", "core_columns")}
+        expected |= dict.fromkeys(("gain", "bias", "delta_gain"), (n,))
+        expected |= dict.fromkeys(("core_values", "core_columns"), (rank, width))
         for name, tensor in lowrank.tensors().items():
             if tuple(tensor.shape) != expected[name]:
                 raise ValueError(

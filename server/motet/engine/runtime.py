@@ -10,7 +10,15 @@ import torch
 from motet_adapters import AdapterStore, Arena, Limits
 from motet_adapters.room import RequireRoom, all_the_room
 from motet_database import ChangeFeed, Database
-from motet_kernels import BuildFailed, KernelReport, NoFastMath, Ops, Selection, select_kernels
+from motet_kernels import (
+    BuildFailed,
+    KernelReport,
+    NoFastMath,
+    Ops,
+    SamplingOps,
+    Selection,
+    select_kernels,
+)
 
 from motet.blobs import open_origin
 from motet.engine.base import Progress, QuantizedBase, open_base
@@ -135,7 +143,8 @@ def open_runtime(
     )
     store.on_removed(arena.drop)
     ends = tokenizer.eos_ids
-    sampler = Sampler(ends) if clock is None else TimedSampler(ends, clock)
+    chooser = selection.ops if isinstance(selection.ops, SamplingOps) else None
+    sampler = Sampler(ends, chooser) if clock is None else TimedSampler(ends, clock, chooser)
     engine = Engine(model, arena, tokenizer, sampler, limits, max_waiting=settings.max_waiting)
     doorbell.ring = engine.wake
     progress("Ready", 1.0)
