@@ -30,6 +30,7 @@ from motet_kernels.norm_table import NormTable
 from motet_kernels.ops import AttentionPlan, Ops, PackedGroup
 from motet_kernels.reference import ReferenceOps
 from motet_kernels.routing import Routing, Segment
+from motet_kernels.sampling import Draw, SamplingOps
 from motet_kernels.staged import LaunchShape, Place, StagedOps
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "CannotFuse",
     "Core",
     "DecoderLayer",
+    "Draw",
     "FusedLayers",
     "KernelReport",
     "LaunchShape",
@@ -58,6 +60,7 @@ __all__ = [
     "ReferenceOps",
     "RmsNorm",
     "Routing",
+    "SamplingOps",
     "Segment",
     "Selection",
     "SlotTable",

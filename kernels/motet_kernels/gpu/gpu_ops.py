@@ -21,6 +21,7 @@ from motet_kernels.gpu.dense_product import BLOCK_ROWS, product_in_blocks
 from motet_kernels.gpu.lowrank_product import LowRankProduct
 from motet_kernels.gpu.nf4_layout import PackedNf4
 from motet_kernels.gpu.nf4_linear import Nf4Product
+from motet_kernels.gpu.sampling_kernel import choose
 from motet_kernels.gpu.store_kv_kernel import store_kv
 from motet_kernels.gpu.tiles import Tiles
 from motet_kernels.gpu.tuning import TuningTable
@@ -29,6 +30,7 @@ from motet_kernels.lowrank import SlotTable
 from motet_kernels.nf4 import Nf4Weight
 from motet_kernels.ops import AttentionPlan, PackedGroup, check_group
 from motet_kernels.routing import Routing
+from motet_kernels.sampling import Draw
 from motet_kernels.staged import LaunchShape, Place
 
 
@@ -149,6 +151,9 @@ class GpuOps:
     def settle(self, groups: Sequence[Sequence[SlotTable]], dtype: torch.dtype) -> Hashable:
         lowrank, _ = self._products_on(groups[0][0].device)
         return tuple(lowrank.members(tables, dtype).launched_for for tables in groups)
+
+    def choose(self, logits: Tensor, draws: list[Draw]) -> Tensor:
+        return choose(logits, draws)
 
     def plan_attention(
         self, rows: Sequence[AttentionRow], block_size: int, device: torch.device

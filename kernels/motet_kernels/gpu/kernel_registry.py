@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from motet_kernels.gpu import specs_attention, specs_linear, specs_lowrank
+from motet_kernels.gpu import specs_attention, specs_linear, specs_lowrank, specs_sampling
 from motet_kernels.gpu.architectures import Architecture
 from motet_kernels.gpu.kernel_specs import KernelSpec
 from motet_kernels.gpu.tuning import TuningTable
@@ -13,7 +13,12 @@ from motet_kernels.gpu.tuning_formula import predicted
 
 Listing = Callable[[TuningTable], Iterable[KernelSpec]]
 
-LISTINGS: tuple[Listing, ...] = (specs_linear.specs, specs_lowrank.specs, specs_attention.specs)
+LISTINGS: tuple[Listing, ...] = (
+    specs_linear.specs,
+    specs_lowrank.specs,
+    specs_attention.specs,
+    specs_sampling.specs,
+)
 
 
 def all_specs(

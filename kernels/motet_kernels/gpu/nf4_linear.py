@@ -30,6 +30,8 @@ DEQUANTIZE_OUTPUTS = 16
 DEQUANTIZE_BLOCKS = 4
 DEQUANTIZE_WARPS = 2
 
+GEMV_STAGES = 2  # of the inner loop
+
 Path = Literal["tile", "gemv", "dequantize"]
 
 
@@ -120,6 +122,7 @@ class Nf4Product:
             ROWS=triton.next_power_of_2(z.shape[0]),
             BLOCK_N=config.block_outputs,
             num_warps=config.num_warps,
+            num_stages=GEMV_STAGES,
         )
         return y
 
@@ -144,6 +147,7 @@ def dequantized(weight: PackedNf4, dtype: torch.dtype) -> Tensor:
         BLOCK_N=DEQUANTIZE_OUTPUTS,
         BLOCK_B=DEQUANTIZE_BLOCKS,
         num_warps=DEQUANTIZE_WARPS,
+        num_stages=1,
     )
     return dense
 

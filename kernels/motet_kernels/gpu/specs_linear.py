@@ -17,6 +17,7 @@ from motet_kernels.gpu.nf4_linear import (
     DEQUANTIZE_BLOCKS,
     DEQUANTIZE_OUTPUTS,
     DEQUANTIZE_WARPS,
+    GEMV_STAGES,
     matrix_options,
     tiles_fit,
 )
@@ -103,7 +104,7 @@ def _gemv(
         constants,
         _aligned(nf4_gemv_kernel, constants),
         config.num_warps,
-        num_stages=2,
+        num_stages=GEMV_STAGES,
         weight="codes",
         weights_per_trip=config.block_outputs * BLOCK_LEN * GEMV_BLOCKS,
     )

@@ -11,7 +11,15 @@ from motet_adapters import AdapterStore, Arena, Limits
 from motet_adapters.image import Image
 from motet_adapters.room import RequireRoom, all_the_room
 from motet_database import ChangeFeed, Database
-from motet_kernels import BuildFailed, KernelReport, NoFastMath, Ops, Selection, select_kernels
+from motet_kernels import (
+    BuildFailed,
+    KernelReport,
+    NoFastMath,
+    Ops,
+    SamplingOps,
+    Selection,
+    select_kernels,
+)
 
 from motet.blobs import open_origin
 from motet.engine.base import Progress, QuantizedBase, open_base
@@ -144,7 +152,8 @@ def open_runtime(
     )
     store.on_removed(lambda digest: _forget(digest, arena, doorbell))
     ends = tokenizer.eos_ids
-    sampler = Sampler(ends) if clock is None else TimedSampler(ends, clock)
+    chooser = selection.ops if isinstance(selection.ops, SamplingOps) else None
+    sampler = Sampler(ends, chooser) if clock is None else TimedSampler(ends, clock, chooser)
     engine = Engine(
         model,
         arena,

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from motet_kernels import Draw, SamplingOps
+from motet_kernels.host_copy import copied_to
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -46,10 +48,22 @@ class SampleRow:
     @property
     def plain(self) -> bool:
         """Whether the next token is just the largest logit."""
+        return self.params.greedy and self.bare
+
+    @property
+    def bare(self) -> bool:
+        """Whether a token of the logits as they are is all that is wanted."""
         params = self.params
-        return (
-            params.greedy and params.logprobs is None and not changes_logits(params, self.position)
-        )
+        return params.logprobs is None and not changes_logits(params, self.position)
+
+    @property
+    def draw(self) -> Draw:
+        """How a `bare` row's token is chosen where the logits are."""
+        params = self.params
+        if params.greedy or params.seed is None:
+            return Draw(temperature=0.0, min_p=0.0, top_k=0, top_p=1.0, u=0.0)
+        u = uniform(params.seed, self.position)
+        return Draw(params.temperature, params.min_p, params.top_k, params.top_p, u)
 
 
 @dataclass(frozen=True)
@@ -66,10 +80,15 @@ FAILED = Sampled(token_id=-1, ok=False)
 
 
 class Sampler:
-    """Chooses tokens for a model whose end-of-sequence ids are `ends`. Holds no state."""
+    """Chooses tokens for a model whose end-of-sequence ids are `ends`. Holds no state.
 
-    def __init__(self, ends: Iterable[int]) -> None:
+    device: what draws tokens of logits that are on its device; None: only the largest logits are
+    found there.
+    """
+
+    def __init__(self, ends: Iterable[int], device: SamplingOps | None = None) -> None:
         self._ends = frozenset(ends)
+        self._device = device
 
     def sample(self, logits: Tensor, rows: Sequence[SampleRow]) -> list[Sampled]:
         """logits [R, V] (float32, bfloat16 or float16, any device), R rows -> R tokens.
@@ -86,17 +105,21 @@ class Sampler:
         return self._sample_on_device(logits, rows)
 
     def _sample_on_device(self, logits: Tensor, rows: Sequence[SampleRow]) -> list[Sampled]:
-        """The largest logits are found where they are; only rows that need more are copied."""
-        values, ids = logits.max(dim=-1)
-        sampled = [
-            Sampled(token_id) if math.isfinite(value) else FAILED
-            for token_id, value in zip(ids.tolist(), values.tolist(), strict=True)
-        ]
-        others = [i for i, row in enumerate(rows) if not row.plain]
-        if others:
-            arrays = HostLogits(logits[others].cpu())
-            for at, i in enumerate(others):
-                sampled[i] = self._sample(arrays.row(at), rows[i])
+        """Tokens are chosen where the logits are. Only rows that need more are copied, together
+        with the tokens: the host waits for the device once."""
+        if self._device is None:
+            others = [i for i, row in enumerate(rows) if not row.plain]
+            values, ids = logits.max(dim=-1)
+            chosen = ids.where(values.isfinite(), FAILED.token_id)
+        else:
+            others = [i for i, row in enumerate(rows) if not row.bare]
+            chosen = self._device.choose(logits, [row.draw for row in rows])
+        wanted = copied_to(logits.device, torch.tensor(others, dtype=torch.int64))
+        tokens, rest = _on_host(chosen, logits.index_select(0, wanted))
+        sampled = [FAILED if token < 0 else Sampled(token) for token in tokens.tolist()]
+        arrays = HostLogits(rest)
+        for at, i in enumerate(others):
+            sampled[i] = self._sample(arrays.row(at), rows[i])
         return sampled
 
     def _sample(self, logits: NDArray[np.float32], row: SampleRow) -> Sampled:
@@ -122,6 +145,17 @@ class Sampler:
         if not math.isfinite(logits.max()):
             return None
         return draw(logits, params, uniform(params.seed, row.position))
+
+
+def _on_host(*tensors: Tensor) -> list[Tensor]:
+    """The tensors in host memory, all there when it returns."""
+    if tensors[0].device.type == "cpu":
+        return list(tensors)
+    copies = [torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for t in tensors]
+    for copy, tensor in zip(copies, tensors, strict=True):
+        copy.copy_(tensor, non_blocking=True)
+    torch.cuda.current_stream(tensors[0].device).synchronize()
+    return copies
 
 
 class HostLogits:

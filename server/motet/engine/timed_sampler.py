@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from motet_kernels import SamplingOps
 from torch import Tensor
 
 from motet.engine.sampler import Sampled, Sampler, SampleRow
@@ -11,8 +12,10 @@ from motet.engine.stage_clock import StageClock
 
 
 class TimedSampler(Sampler):
-    def __init__(self, ends: Iterable[int], clock: StageClock) -> None:
-        super().__init__(ends)
+    def __init__(
+        self, ends: Iterable[int], clock: StageClock, device: SamplingOps | None = None
+    ) -> None:
+        super().__init__(ends, device)
         self._clock = clock
 
     def sample(self, logits: Tensor, rows: Sequence[SampleRow]) -> list[Sampled]:

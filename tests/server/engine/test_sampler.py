@@ -9,6 +9,7 @@ import torch
 from motet.engine.request import LogProb, SamplingParams
 from motet.engine.sampler import Sampled, Sampler, SampleRow
 from motet.engine.token_counts import TokenCounts
+from motet_kernels.gpu.gpu_ops import GpuOps
 from torch import Tensor
 
 VOCAB = 1531  # of no particular alignment
@@ -95,6 +96,15 @@ def test_the_device_path_gives_what_the_host_path_gives(dtype: torch.dtype) -> N
     rows[3] = rows[4] = row(temperature=0)
     rows[5] = row(temperature=0, logprobs=1)
     assert sampler._sample_on_device(logits, rows) == sampler.sample(logits, rows)
+
+
+def test_tokens_drawn_on_the_device_are_those_drawn_on_the_host() -> None:
+    logits = random_logits(12, torch.float32, seed=5)
+    rows = mixed_rows(12, seed=6)
+    logits[3, 7] = math.nan
+    on_device = Sampler(ENDS, GpuOps())._sample_on_device(logits, rows)
+    assert on_device == Sampler(ENDS).sample(logits, rows)
+    assert any(row.bare and not row.plain for row in rows)
 
 
 def generate(sampler: Sampler, params: SamplingParams, preempt_at: int | None = None) -> list[int]:
