@@ -94,13 +94,18 @@ def make_adapters(directory: Path, runtime: Runtime) -> list[Adapter]:
     for index, config in enumerate(others):
         make_random(plain, directory / f"other-{index}", config)
         adapters.append(upload(runtime, "tenant", f"other-{index}", directory / f"other-{index}"))
+    has_experts = any("expert" in name for name, _ in plain.named_parameters())
     for index in range(NUM_ADAPTERS):
+        use_dora = index % 3 == 2
+        targets = ALL if index % 2 else ["q_proj", "down_proj"]
+        if use_dora and has_experts:  # which PEFT has no DoRA for
+            targets = ["q_proj", "o_proj"]
         config = LoraConfig(
             r=(1, 3, 8, 16)[index % 4],
             lora_alpha=8,
-            target_modules=ALL if index % 2 else ["q_proj", "down_proj"],
+            target_modules=targets,
             task_type="CAUSAL_LM",
-            use_dora=index % 3 == 2,
+            use_dora=use_dora,
         )
         made = directory / f"adapter-{index}"
         make_adapter(plain, made, index, config)
