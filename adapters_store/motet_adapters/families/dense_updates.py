@@ -108,6 +108,11 @@ def convert_osf(
     def site(module: str) -> SitePlan:
         n, k = base.shape(module)
         (low,) = stored_shape(tensors, module, f"{prefix}S_low", 1)
+        if low > min(n, k):
+            raise AdapterRefused(
+                f"{module} has {low} singular values in the file, more than its weight has.",
+                WEIGHTS_FILE,
+            )
         shapes = {
             f"{prefix}U_low": (n, low),
             f"{prefix}S_low": (low,),
@@ -133,10 +138,11 @@ def fourierft_update(shape: tuple[int, int], seed: int, scaling: float, spectrum
 
 def c3a_update(kernel: Tensor) -> Tensor:
     """Blocks of circulant matrices. kernel [N/b, K/b, b]."""
-    inputs, size = kernel.shape[1], kernel.shape[2]
-    eye = torch.eye(inputs * size).view(-1, inputs, size)
-    product = torch.einsum("knb,mnb->kmb", torch.fft.ifft(eye), torch.fft.fft(kernel))
-    update: Tensor = torch.fft.fft(product).real.flatten(1).t() / (inputs * size)
+    outputs, inputs, size = kernel.shape
+    # Column i of every block, over all blocks at once.
+    columns = torch.fft.ifft(torch.eye(size))[:, None, None] * torch.fft.fft(kernel)
+    blocks: Tensor = torch.fft.fft(columns).real.permute(1, 3, 2, 0)
+    update = blocks.reshape(outputs * size, inputs * size) / (inputs * size)
     return update
 
 

@@ -26,6 +26,7 @@ from motet_adapters.limits import Limits
 from motet_adapters.safetensors_file import StoredTensor
 
 _MAX_BASIS = 1 << 16
+_MAX_DRAWN = 1 << 35  # numbers; minutes
 _DRAWN_AT_ONCE = 1 << 24  # numbers
 
 
@@ -35,6 +36,16 @@ def plan_nola(
     settings = lora_settings(fields, limits)
     _require_cpu(fields)
     count = fields.integer(fields.get("nola_num_basis", 128), "nola_num_basis", 1, _MAX_BASIS)
+
+    modules = linears_of(fields, tensors, base)
+    drawn = count * sum(sum(base.shape(m)) * settings.rank_of(m) for m in modules)
+    if drawn > _MAX_DRAWN:
+        raise AdapterRefused(
+            f"{drawn} numbers are to be drawn for this adapter, over the limit of {_MAX_DRAWN}. "
+            "Compute lora_A and lora_B as NOLALinear's forward does, and upload them as plain "
+            "LoRA.",
+            "nola_num_basis",
+        )
 
     def site(module: str) -> SitePlan:
         (n, k), r = base.shape(module), settings.rank_of(module)
@@ -56,7 +67,7 @@ def plan_nola(
             integers=frozenset(f"{name}.seed" for name in factors),
         )
 
-    return AdapterPlan("nola", tuple(site(module) for module in linears_of(fields, tensors, base)))
+    return AdapterPlan("nola", tuple(map(site, modules)))
 
 
 def nola_factor(weight: Tensor, coefficients: Tensor, seed: int, dtype: torch.dtype) -> Tensor:

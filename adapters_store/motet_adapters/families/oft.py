@@ -41,6 +41,8 @@ def convert_oft(
     def site(module: str) -> SitePlan:
         blocks, entries = stored_shape(tensors, module, "oft_R.weight", 2)
         size = (1 + math.isqrt(1 + 8 * entries)) // 2
+        if size * (size - 1) // 2 != entries:
+            size = base.shape(module)[1] + 1  # of no triangle: refused as of no block
         _require_blocks(base, module, blocks, size, shared=fields.flag("block_share"))
 
         def update(stored: Tensor) -> Tensor:

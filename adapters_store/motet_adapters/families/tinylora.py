@@ -18,6 +18,7 @@ from motet_adapters.names import quoted
 from motet_adapters.safetensors_file import StoredTensor
 
 _MAX_VECTOR = 1 << 16
+_MAX_PROJECTION = 1 << 24  # numbers drawn for a module; what a file may ask for without holding
 _MAX_SEED = (1 << 63) - 1
 
 
@@ -28,6 +29,12 @@ def plan_tinylora(
     default = fields.integer(fields.get("r", 2), "r", 1, limits.max_rank)
     length = fields.integer(fields.get("u", 64), "u", 1, _MAX_VECTOR)
     seed = fields.integer(fields.get("projection_seed", 42), "projection_seed", 0, _MAX_SEED)
+    if length * default**2 > _MAX_PROJECTION:
+        raise AdapterRefused(
+            f"u={length} projections of rank {default} are over the limit of {_MAX_PROJECTION} "
+            "numbers. Train it with a smaller u or r.",
+            "u",
+        )
     modules = linears_of(fields, tensors, base)
     groups = groups_of(len(modules), _tying(fields))
     # PEFT regenerates what was not saved, and does not read what was not to be saved.

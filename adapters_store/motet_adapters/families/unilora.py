@@ -19,6 +19,7 @@ from motet_adapters.safetensors_file import StoredTensor
 
 _VECTOR = "base_model.unilora_theta_d"
 _MAX_LENGTH = 1 << 24
+_MAX_ENTRIES = 1 << 26  # of all factors, shuffled at once
 _MAX_SEED = (1 << 63) - 1
 
 
@@ -36,6 +37,12 @@ def plan_unilora(
         )
     modules = linears_of(fields, tensors, base)
     sizes = [r * size for module in modules for size in reversed(base.shape(module))]
+    if sum(sizes) > _MAX_ENTRIES:
+        raise AdapterRefused(
+            f"The factors have {sum(sizes)} entries, over the limit of {_MAX_ENTRIES}. Train it "
+            "with a smaller r, or fewer targets.",
+            "r",
+        )
     starts = [sum(sizes[:index]) for index in range(len(sizes))]
 
     @cache
