@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from motet_kernels import Ops
 from motet_kernels.gpu.gpu_ops import GpuOps
+from motet_kernels.gpu.tuning import TuningTable
 from torch import Tensor
 
 from tests.support.attention_cases import AttentionCase, Heads
@@ -31,8 +32,8 @@ class EmulatedCase:
     run: Run
     fast_math: bool = False
 
-    def ops(self) -> GpuOps:
-        return GpuOps(fast_math=self.fast_math)
+    def ops(self, tuning: TuningTable) -> GpuOps:
+        return GpuOps(fast_math=self.fast_math, tuning=tuning)
 
 
 def group(outs: Sequence[int], k: int, slots: Sequence[int], *alone: int) -> Run:
@@ -71,6 +72,17 @@ def parts(k: int, n: int, *, in_gain: bool = False) -> Run:
         if not in_gain:
             close.append((case.adapt(ops), case.expected_adapt()))
         return close, []
+
+    return run
+
+
+def alone(k: int, n: int) -> Run:
+    """Three rows of adapters on top of a result that is there."""
+
+    def run(ops: Ops) -> tuple[Close, Equal]:
+        table = table_of([adapter(rank, k, n, BF16) for rank in (3, 33)], k, n)
+        case = LinearCase.make([table], [2, 0, 1], BF16)
+        return [(case.adapt(ops), case.expected_adapt())], []
 
     return run
 
@@ -127,6 +139,7 @@ CASES = (
     EmulatedCase("gains on inputs (IA3)", parts(64, 24, in_gain=True)),
     EmulatedCase("fast_math, 3 rows: GEMV", group((40, 24), 128, [5, 0, 3]), True),
     EmulatedCase("fast_math, 9 rows: dequantised", group((24,), 64, [2] * 4 + [0] * 5), True),
+    EmulatedCase("fast_math, 3 rows: adapters alone", alone(64, 24), True),
     EmulatedCase("attention over pages, mixed rows", attention(PAGED, Heads())),
     EmulatedCase("attention, window, soft cap", attention([(2, 40), (1, 21)], Heads(), 13, 20.0)),
     EmulatedCase("150 keys in parts (split-KV)", attention([(1, 150), (1, 7)], Heads(2, 1, 32))),
