@@ -83,6 +83,7 @@ class Batch:
         logit_index = columns.logit_index or [0]
         logit_index += logit_index[-1:] * (-len(logit_index) % multiple)
         routing = Routing(tuple(columns.segments))
+        logit_routing = Routing.from_slots(columns.slots_of(logit_index))
         tensors = layout.tensors(bucket)
         return cls(
             rows=ordered,
@@ -91,9 +92,11 @@ class Batch:
             kv_slots=tensors.integers(columns.kv_slots),
             routing=routing,
             logit_index=tensors.integers(logit_index),
-            attention=tensors.attention((routing,), columns.attention),  # the last: it sends all
+            attention=tensors.attention(
+                (routing, logit_routing), columns.attention
+            ),  # the last: it sends all
             key=tensors.key,
-            logit_routing=Routing.from_slots(columns.slots_of(logit_index)),
+            logit_routing=logit_routing,
             virtual=tuple(columns.virtual),
         )
 
