@@ -81,6 +81,13 @@ class Index:
         with self._lock:
             return self._get(tenant, name)
 
+    def current_digest(self, tenant: str, name: str) -> str | None:
+        """Of what a name serves now; None: there is none of the name."""
+        try:
+            return self.get(tenant, name).current.digest
+        except AdapterNotFound:
+            return None
+
     def page(self, tenant: str, after: str | None, limit: int | None) -> tuple[list[Adapter], bool]:
         """What up to `limit` names after `after` serve, by name, and whether more follow."""
         now = self._clock()

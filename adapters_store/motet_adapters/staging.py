@@ -17,7 +17,7 @@ from motet_adapters.file_kinds import (
 )
 from motet_adapters.limits import Limits
 from motet_adapters.lossy import with_lossy_rank
-from motet_adapters.names import quoted
+from motet_adapters.names import quoted, require_name
 from motet_adapters.source import Source, digest_of
 
 
@@ -122,6 +122,12 @@ class Staging:
             digest = digest_of(config, self._weights.digest())
             self._source = Source(self.directory / "source", digest)
         return self._source
+
+    def finish_as(self, tenant: str, name: str, lossy_rank: int | None) -> Source:
+        """`finish`, if that is what it can be called. Raises InvalidName too."""
+        require_name(tenant, "tenant")
+        require_name(name)
+        return self.finish(lossy_rank)
 
     def close(self) -> None:
         """Remove what was not published. Idempotent."""

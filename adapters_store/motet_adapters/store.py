@@ -5,8 +5,8 @@ Threads: every method of AdapterStore may be called from any thread. `get`, `ver
 event loop may call them. All others do disk work and `put`, `check` and sometimes `image`
 arithmetic. A Staging belongs to one thread at a time.
 
-Locks, in the order they may be taken: an upload lock (one lowering at a time bounds memory) or a
-digest's loading lock; then the writer lock (renames and the registry); then the index's own.
+Locks, in the order they may be taken: that of `Lowering` or a digest's loading lock; then the
+writer lock (renames and the registry); then the index's own.
 """
 
 import threading
@@ -30,19 +30,19 @@ from motet_adapters.condition import UNCONDITIONAL, Condition
 from motet_adapters.described import described
 from motet_adapters.disk import Disk
 from motet_adapters.durable import refusing_when_full
-from motet_adapters.errors import AdapterError, AdapterNotFound
+from motet_adapters.errors import AdapterError
 from motet_adapters.host_cache import HostCache
 from motet_adapters.image import Image
 from motet_adapters.images import Images
 from motet_adapters.index import Clock, Index, Lease
 from motet_adapters.limits import Limits
-from motet_adapters.names import require_name
+from motet_adapters.lowering import Lowering
 from motet_adapters.origin import Origin
 from motet_adapters.registry import Registry, opening
 from motet_adapters.room import RequireRoom, all_the_room
 from motet_adapters.scrub import Scrub
 from motet_adapters.shared_files import SharedFiles
-from motet_adapters.source import Lowered, Source
+from motet_adapters.source import Source
 from motet_adapters.staging import Staging
 from motet_adapters.stored_weights import StoredWeights
 from motet_adapters.tags import require_tags
@@ -59,8 +59,7 @@ class AdapterStore(Catalog):
     copies to a CUDA device. database: the caller's to close; None: a file of the store's own
     under `root`. changes: tells of what other processes change in that database; close it before
     the store. max_versions: kept of one name. require_room: asked before anything is published.
-    origin: where servers share the uploaded files; None: `root` alone has them.
-    Raises StoreUnusable.
+    origin: where servers share the uploaded files; None: only `root`. Raises StoreUnusable.
     """
 
     def __init__(
@@ -80,15 +79,11 @@ class AdapterStore(Catalog):
         clock: Clock = time.time,
         origin: Origin | None = None,
     ) -> None:
-        self._base = base
-        self._dtype = dtype
         self._limits = limits
-        self._max_image_bytes = max_image_bytes
         self._host = HostCache(host_bytes)
         self._clock = clock
         self._shared: SharedFiles | None = None
         self._on_removed: Callable[[str], None] = _nobody
-        self._uploads = threading.Lock()
         writer = threading.Lock()
         self._disk = Disk(root, base.fingerprint, dtype)
         self._own: Database | None = None
@@ -131,6 +126,7 @@ class AdapterStore(Catalog):
                 note=self._note_image_bytes,
                 pin_memory=pin_memory,
             )
+            self._lowering = Lowering(base, dtype, limits, max_image_bytes, self._images.bases)
             self._compositions = Compositions(self._images.get)
             with opening():
                 self._checkup.check_sizes()
@@ -163,9 +159,9 @@ class AdapterStore(Catalog):
         Raises as `put` does, but for quotas, which are asked when it is published.
         """
         sorted_tags = require_tags(tags)
-        condition.require(name, self._digest(tenant, name))
-        source = _named(tenant, name, staging, lossy_rank)
-        adapter = described(tenant, name, staging, self._lowered(source), self._clock())
+        condition.require(name, self._index.current_digest(tenant, name))
+        lowered = self._lowering.of(staging.finish_as(tenant, name, lossy_rank))
+        adapter = described(tenant, name, staging, lowered, self._clock())
         return replace(adapter, expires_at=expires_at, tags=sorted_tags)
 
     def put(
@@ -192,9 +188,9 @@ class AdapterStore(Catalog):
         with staging:
             sorted_tags = require_tags(tags)
             # Cheap, and again on the rows themselves before anything is published.
-            condition.require(name, self._digest(tenant, name))
-            source = _named(tenant, name, staging, lossy_rank)
-            lowered = self._lowered(source)
+            condition.require(name, self._index.current_digest(tenant, name))
+            source = staging.finish_as(tenant, name, lossy_rank)
+            lowered = self._lowering.of(source)
             image_path = staging.directory / "image"
             with refusing_when_full():
                 self._images.write(image_path, lowered.image)
@@ -254,9 +250,9 @@ class AdapterStore(Catalog):
         Raises AdapterNotFound, AdapterQuarantined, AdapterRefused where they cannot be added.
         """
         with ExitStack() as held:
-            leases = [held.enter_context(self.lease(tenant, name)) for name, _ in members]
-            weights = [weight for _, weight in members]
-            lease = self._compositions.hold(list(zip(leases, weights, strict=True)))
+            lease = self._compositions.hold(
+                [(held.enter_context(self.lease(tenant, name)), w) for name, w in members]
+            )
             held.pop_all()
         return lease
 
@@ -274,9 +270,8 @@ class AdapterStore(Catalog):
     def start_upkeep(self, scrub_bytes_per_s: int) -> None:
         """Until `close`, in the background: hash everything again, delete what has expired, and
         sweep what servers share. Call it once."""
-        only_here = self._checkup.is_shared
         self._threads = (
-            Scrub(self._checkup, scrub_bytes_per_s, only_here=only_here),
+            Scrub(self._checkup, scrub_bytes_per_s, only_here=self._checkup.is_shared),
             Upkeep(self.expire, *(() if self._shared is None else (self._shared.sweep,))),
         )
         for thread in self._threads:
@@ -321,17 +316,6 @@ class AdapterStore(Catalog):
         self._note(adapter.tenant, adapter.name, after)
         return after.current
 
-    def _digest(self, tenant: str, name: str) -> str | None:
-        with suppress(AdapterNotFound):
-            return self._index.get(tenant, name).current.digest
-        return None
-
-    def _lowered(self, source: Source) -> Lowered:
-        with self._uploads:
-            return source.lower(
-                self._base, self._dtype, self._limits, self._max_image_bytes, self._images.bases
-            )
-
     def _end_lease(self, digest: str) -> None:
         if self._index.end_lease(digest):
             # After `close` there is no collector; the next start sweeps instead.
@@ -360,12 +344,6 @@ class AdapterStore(Catalog):
     def _note_image_bytes(self, digest: str, image_bytes: int) -> None:
         if self._index.set_image_bytes(digest, image_bytes):
             self._registry.set_image_bytes(digest, image_bytes)
-
-
-def _named(tenant: str, name: str, staging: Staging, lossy_rank: int | None) -> Source:
-    require_name(tenant, "tenant")
-    require_name(name)
-    return staging.finish(lossy_rank)
 
 
 def _nobody(digest: str) -> None:

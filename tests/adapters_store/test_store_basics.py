@@ -174,7 +174,7 @@ def test_a_lease_never_waits_for_the_disk(tmp_path: Path) -> None:
             taken.extend(adapter.digest for adapter in store.list("acme"))
             taken.append(lease.adapter.digest)
 
-    with store._writer, store._uploads:
+    with store._writer, store._lowering._lock:
         thread = threading.Thread(target=work)
         thread.start()
         thread.join(10)

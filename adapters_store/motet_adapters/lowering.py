@@ -1,0 +1,30 @@
+"""Uploads, checked and lowered one at a time: each may need much memory."""
+
+import threading
+from dataclasses import dataclass, field
+
+import torch
+
+from motet_adapters.base_weights import BaseWeights
+from motet_adapters.bases import Bases
+from motet_adapters.limits import Limits
+from motet_adapters.source import Lowered, Source
+
+
+@dataclass(frozen=True)
+class Lowering:
+    """For one base and one dtype. Thread-safe. max_image_bytes: the device's budget."""
+
+    base: BaseWeights
+    dtype: torch.dtype
+    limits: Limits
+    max_image_bytes: int | None
+    bases: Bases
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def of(self, source: Source) -> Lowered:
+        """Raises AdapterRefused, AdapterTooLarge."""
+        with self._lock:
+            return source.lower(
+                self.base, self.dtype, self.limits, self.max_image_bytes, self.bases
+            )
