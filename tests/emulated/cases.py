@@ -6,9 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
+from motet.engine.draw import draw
+from motet.engine.request import SamplingParams
 from motet_kernels import Ops
 from motet_kernels.gpu.gpu_ops import GpuOps
+from motet_kernels.gpu.sampling_kernel import choose
 from motet_kernels.gpu.tuning import TuningTable
+from motet_kernels.sampling import Draw
 from torch import Tensor
 
 from tests.support.attention_cases import AttentionCase, Heads
@@ -125,6 +129,25 @@ def stored(ops: Ops) -> tuple[Close, Equal]:
     return [], equal
 
 
+def sampled(ops: Ops) -> tuple[Close, Equal]:
+    """Tokens drawn on the device are the host's."""
+    generator = torch.Generator().manual_seed(5)
+    params = [
+        SamplingParams(max_tokens=1, temperature=0.4, top_k=1),
+        SamplingParams(max_tokens=1, temperature=0.7, top_k=7),
+        SamplingParams(max_tokens=1, temperature=1.3, top_p=0.8, min_p=0.02),
+    ]
+    logits = 3 * torch.randn(len(params), 320, generator=generator)
+    us = (0.1, 0.5, 0.9)
+    draws = [
+        Draw(each.temperature, each.min_p, each.top_k, each.top_p, u)
+        for each, u in zip(params, us, strict=True)
+    ]
+    rows = zip(logits, params, us, strict=True)
+    expected = torch.tensor([draw(row.numpy(), each, u) for row, each, u in rows])
+    return [], [(choose(logits, draws).long(), expected)]
+
+
 MIXED = [0, 1, 6, 3, 0, 5]
 TWO_TILES = [2] * 9 + [0] * 4 + [5] * 6
 PAGED = [(3, 11), (1, 1), (1, 29), (6, 6)]
@@ -144,4 +167,5 @@ CASES = (
     EmulatedCase("attention, window, soft cap", attention([(2, 40), (1, 21)], Heads(), 13, 20.0)),
     EmulatedCase("150 keys in parts (split-KV)", attention([(1, 150), (1, 7)], Heads(2, 1, 32))),
     EmulatedCase("store_kv", stored),
+    EmulatedCase("tokens drawn on the device", sampled),
 )
