@@ -27,7 +27,17 @@ def test_the_readme_s_settings_table_is_the_program_s(run):
 def test_every_command_in_the_documents_exists(run, name):
     written = r"(?:^|`|\$\()motet ((?:tenants|keys|adapters) [a-z-]+|[a-z]+)\b"
     commands = set(re.findall(written, _text(name), re.MULTILINE))
-    known = {"serve", "quantize", "generate", "profile", "config", "usage", "audit"}
+    known = {
+        "serve",
+        "quantize",
+        "merge",
+        "generate",
+        "profile",
+        "tune",
+        "config",
+        "usage",
+        "audit",
+    }
     changes = ("create", "list", "rename", "suspend", "resume", "delete", "rotate")
     known |= {f"tenants {sub}" for sub in (*changes, "quota", "admin-key")}
     known |= {f"keys {sub}" for sub in ("create", "list", "rotate", "revoke")}
