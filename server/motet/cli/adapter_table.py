@@ -23,6 +23,10 @@ def adapter_facts(adapter: Mapping[str, Any]) -> Table:
     if adapter.get("invocation_tokens"):
         tokens = ", ".join(str(token) for token in adapter["invocation_tokens"])
         table.add_row("active from", tokens)
+    errors = adapter.get("lossy_errors")
+    if errors:
+        worst = max(errors, key=errors.__getitem__)
+        table.add_row("lost", f"{errors[worst]:.1%} of the update at most, of {worst}")
     table.add_row(
         "bytes", f"{adapter['source_bytes']:,} stored, {adapter['image_bytes']:,} when loaded"
     )

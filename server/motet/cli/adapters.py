@@ -24,6 +24,15 @@ AdminKey = Annotated[
     str | None,
     typer.Option(envvar="MOTET_ADMIN_KEY", help="The admin key.", show_default=False),
 ]
+LossyRank = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Cut the updates of an adapter that does not fold exactly to this rank, and show "
+        "what is lost. Unset: it is refused.",
+        show_default=False,
+    ),
+]
 Directory = Annotated[
     Path,
     typer.Argument(
@@ -43,6 +52,7 @@ def push(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Let the server check it and publish nothing.")
     ] = False,
+    lossy_rank: LossyRank = None,
     url: Url = DEFAULT_URL,
     key: Key = None,
 ) -> None:
@@ -51,7 +61,7 @@ def push(
     files = AdapterFiles.find(directory)
     target = name or directory.resolve().name
     with Remote(url, key) as server:
-        adapter = _upload(server, target, files, dry_run)
+        adapter = _upload(server, target, files, dry_run, lossy_rank)
     results().print(adapter_facts(adapter), markup=False)
     done = "would be accepted; nothing was published" if dry_run else "is published"
     say(remarks(), f"Adapter {target} {done}.")
@@ -148,12 +158,14 @@ def rm(
     "base", "data_dir", "double_quant", "dtype", "max_adapter_rank", "max_upload_bytes",
     "adapter_device_bytes",
 )  # fmt: skip
-def check(directory: Directory, settings: Settings) -> None:
+def check(directory: Directory, settings: Settings, lossy_rank: LossyRank = None) -> None:
     """Check an adapter against a base model without any server: the same checks as an upload."""
-    load("checking")(AdapterFiles.find(directory), directory.resolve().name, settings)
+    load("checking")(AdapterFiles.find(directory), directory.resolve().name, lossy_rank, settings)
 
 
-def _upload(server: Remote, name: str, files: AdapterFiles, dry_run: bool) -> dict[str, Any]:
+def _upload(
+    server: Remote, name: str, files: AdapterFiles, dry_run: bool, lossy_rank: int | None
+) -> dict[str, Any]:
     columns = (TextColumn("uploading"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     console = remarks()
     with Progress(
@@ -164,7 +176,7 @@ def _upload(server: Remote, name: str, files: AdapterFiles, dry_run: bool) -> di
             server, _path(name), files, lambda done: progress.update(task, completed=done)
         )
         upload.send()
-        return upload.commit(dry_run=dry_run)
+        return upload.commit(dry_run=dry_run, lossy_rank=lossy_rank)
 
 
 def _path(name: str) -> str:

@@ -14,13 +14,14 @@ from motet.cli.adapter_table import adapter_facts
 from motet.cli.progress_bar import progress_bar
 from motet.cli.terminal import remarks, results, say
 from motet.engine.base import QuantizedBase, open_base
+from motet.engine.surveyed_base import surveyed
 from motet.errors import MotetError
 from motet.settings import Settings
 
 _TENANT = "check"
 
 
-def run(files: AdapterFiles, name: str, settings: Settings) -> None:
+def run(files: AdapterFiles, name: str, lossy_rank: int | None, settings: Settings) -> None:
     """Prints what was matched. Raises MotetError with the store's own sentence for a refusal."""
     with progress_bar("Opening the base") as progress:
         base = open_base(
@@ -29,18 +30,21 @@ def run(files: AdapterFiles, name: str, settings: Settings) -> None:
             double_quant=settings.double_quant,
             progress=progress,
         )
+    base = surveyed(base)
     # A store of its own: the server's is locked while it runs, and a check leaves no trace.
     with tempfile.TemporaryDirectory(prefix="motet-check-") as scratch:
-        adapter = _checked(_store(Path(scratch), base, settings), files, name)
+        adapter = _checked(_store(Path(scratch), base, settings), files, name, lossy_rank)
     results().print(adapter_facts(asdict(adapter)), markup=False)
     say(remarks(), f"Adapter {name} fits {base.name}.")
 
 
-def _checked(store: AdapterStore, files: AdapterFiles, name: str) -> Adapter:
+def _checked(
+    store: AdapterStore, files: AdapterFiles, name: str, lossy_rank: int | None
+) -> Adapter:
     try:
         with store.stage() as staging:
             files.write_into(staging.write)
-            return store.check(_TENANT, name, staging)
+            return store.check(_TENANT, name, staging, lossy_rank=lossy_rank)
     except AdapterError as error:
         raise MotetError(error.message, error.code, error.param) from None
     finally:

@@ -43,9 +43,11 @@ class Upload:
                 return
         raise ConnectionBroken("The connection broke too often; run the command again later.")
 
-    def commit(self, *, dry_run: bool) -> dict[str, Any]:
+    def commit(self, *, dry_run: bool, lossy_rank: int | None = None) -> dict[str, Any]:
         """Publishes them, or has them checked and dropped. Raises ServerRefused."""
         params = {"dry_run": "true"} if dry_run else {}
+        if lossy_rank is not None:
+            params |= {"lossy": "true", "rank": str(lossy_rank)}
         adapter: dict[str, Any] = self._server.call("POST", f"{self._path}/commit", params=params)
         if dry_run:
             self._server.call("DELETE", f"{self._path}/files")

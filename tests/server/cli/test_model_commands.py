@@ -2,6 +2,7 @@
 
 import socket
 
+import peft
 import pytest
 import torch
 from motet.engine.base import open_base
@@ -9,6 +10,7 @@ from motet.engine.runtime import store_directory
 from motet_adapters import AdapterStore, Limits
 
 from tests.support.adapter_files import random_adapter
+from tests.support.dense_model import dense_model
 from tests.support.tiny_models import make_checkpoint
 
 
@@ -122,3 +124,31 @@ def test_serve_on_a_store_in_use_is_a_sentence(run, checkpoint, data_dir):
         store.close()
     assert result.exit_code == 2
     assert "Another process has this adapter store open." in result.stderr
+
+
+def test_check_cuts_to_a_rank_when_asked(run, checkpoint, data_dir, tmp_path):
+    base = open_base(str(checkpoint), cache_dir=data_dir)
+    model = dense_model(base)
+    config = peft.OFTConfig(oft_block_size=8, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    trained = peft.get_peft_model(model, config)
+    for parameter in trained.parameters():
+        if parameter.requires_grad:
+            parameter.data += torch.randn(parameter.shape) * 0.1
+    trained.save_pretrained(tmp_path / "oft")
+    args = ("adapters", "check", tmp_path / "oft", "--base", checkpoint, "--data-dir", data_dir)
+    refused = run(*args)
+    assert refused.exit_code != 0
+    assert "lossy" in refused.stderr
+    cut = run(*args, "--lossy-rank", "16")
+    assert cut.exit_code == 0, cut.output
+    assert "lost" in cut.stdout
+
+
+def test_check_knows_which_linears_share_an_input(run, checkpoint, data_dir, tmp_path):
+    model = dense_model(open_base(str(checkpoint), cache_dir=data_dir))
+    config = peft.IA3Config(
+        target_modules=["up_proj"], feedforward_modules=["up_proj"], task_type="CAUSAL_LM"
+    )
+    peft.get_peft_model(model, config).save_pretrained(tmp_path / "ia3")
+    args = ("adapters", "check", tmp_path / "ia3", "--base", checkpoint, "--data-dir", data_dir)
+    assert "feedforward_modules" in run(*args).stderr
