@@ -54,6 +54,7 @@ class Pattern(Generic[_T]):
                 param,
             )
         self._by_length: dict[int, list[_Key[_T]]] = {}
+        self._found: dict[str, _Key[_T] | None] = {}  # each module is asked for several times
         for position, (name, value) in enumerate(values.items()):
             rooted = name.removeprefix("^")
             plain = rooted.removeprefix(_ANYWHERE)
@@ -65,6 +66,12 @@ class Pattern(Generic[_T]):
 
     def find(self, module: str, default: _T) -> _T:
         """The value of the first key that PEFT would match `module` against."""
+        if module not in self._found:
+            self._found[module] = self._find(module)
+        found = self._found[module]
+        return default if found is None else found.value
+
+    def _find(self, module: str) -> _Key[_T] | None:
         best: _Key[_T] | None = None
         for text in suffixes(module):
             for key in self._by_length.get(len(text), ()):
@@ -74,7 +81,7 @@ class Pattern(Generic[_T]):
                     continue
                 best = key
                 break
-        return default if best is None else best.value
+        return best
 
 
 def suffixes(module: str) -> Iterator[str]:

@@ -58,6 +58,7 @@ def test_segment_plan_joins_neighbours_and_pads_nothing_needlessly() -> None:
 
 def test_tiles_hold_every_token_once() -> None:
     tiles = Tiles.build(Routing((Segment(0, 0, 3), Segment(4, 3, 40))), CPU)
-    assert tiles.table.tolist() == [[0, 0, 3], [4, 3, 19], [4, 19, 35], [4, 35, 40]]
+    places = [row[:3] for row in tiles.table.tolist()]
+    assert places == [[0, 0, 3], [4, 3, 19], [4, 19, 35], [4, 35, 40]]
     assert tiles.has_adapters
     assert not Tiles.build(Routing.from_slots([0]), CPU).has_adapters

@@ -23,7 +23,7 @@ from tests.support.tiny_models import make_checkpoint
 IDS = [7, 90, 91, 200, 11, 40, 33]
 PREFIXES = {"prompt-tuning", "p-tuning", "cpt", "prefix-tuning", "cartridge"}
 NOT_WEIGHTS = {"alora"}  # told by the command, from the adapter
-NO_BIAS_THERE = {"lora-bias"}  # gate_proj and the like have none in this model
+NO_BIAS_THERE = {"beft", "lora-bias"}  # gate_proj and the like have none in this model
 ON_OUTPUTS = {"bottleneck", "pfeiffer"}
 REFUSED = PREFIXES | NO_BIAS_THERE | ON_OUTPUTS
 MERGED = [name for name in names() if name not in REFUSED | NOT_WEIGHTS]
