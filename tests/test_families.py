@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
 from motet.engine.request import Request
 from motet.engine.runtime import Runtime
 from motet_adapters import Adapter
+from peft import LoraConfig
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from tests.support.dense_model import dense_model
 from tests.support.family_cases import INVOCATION, Truth, make, names
-from tests.support.peft_adapters import logits
+from tests.support.peft_adapters import logits, make_adapter
 from tests.support.serving import LogitTap, again, request, run, served, upload
 from tests.support.tiny_models import make_checkpoint
 
@@ -107,3 +109,29 @@ def test_the_same_request_twice_has_the_same_bits(stage: Stage) -> None:
         run(stage.runtime, [first])
         run(stage.runtime, [second])
     assert torch.equal(tap.of(first), tap.of(second))
+
+
+def test_adapters_on_experts(tmp_path: Path) -> None:
+    """What PEFT trains on stacked experts, on a model that has some; beside a row of the base."""
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", "qwen3_moe")
+    with served(checkpoint, tmp_path / "data") as runtime:
+        plain = dense_model(runtime.base)
+        config = LoraConfig(
+            r=4,
+            target_modules=["q_proj"],
+            target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj"],
+            task_type="CAUSAL_LM",
+        )
+        oracle = make_adapter(plain, tmp_path / "experts", 3, config)
+        adapter = upload(runtime, "tenant", "experts", tmp_path / "experts")
+        prompt = list(range(20, 45))
+        items = [
+            request(prompt, one, max_tokens=NUM_TOKENS, ignore_eos=True) for one in (adapter, None)
+        ]
+        with LogitTap(runtime) as tap:
+            outcomes = run(runtime, items)
+        expected = [oracle.oracle, plain]
+        for item, outcome, model in zip(items, outcomes, expected, strict=True):
+            wanted = logits(model, [*prompt, *outcome.token_ids[:-1]])[-NUM_TOKENS:]
+            assert (tap.of(item) - wanted).abs().max() <= TOLERANCE * wanted.abs().max()
+        assert outcomes[0].token_ids != outcomes[1].token_ids
