@@ -39,6 +39,8 @@ from motet_adapters import Adapter, Arena
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from benchmarks.report import replaced
+from benchmarks.serving.machine import describe
 from tests.support.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from tests.support.dense_model import dense_model
 from tests.support.family_cases import INVOCATION, make, names
@@ -67,6 +69,10 @@ def main() -> None:
     _print(result)
     if options.json:
         options.json.write_text(json.dumps(result, indent=2) + "\n")
+    if options.page:
+        page = options.page.read_text(encoding="utf-8")
+        section = _markdown(result, options.rounds)
+        options.page.write_text(replaced(page, "speeds", section), encoding="utf-8")
 
 
 def _options() -> argparse.Namespace:
@@ -75,6 +81,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", nargs="*", help="names of families; LoRA is always there")
     parser.add_argument("--data-dir", type=Path, default=Path("motet-data"), help="with its base")
     parser.add_argument("--json", type=Path, help="write the figures there")
+    parser.add_argument("--page", type=Path, help="write them between this page's markers")
     return parser.parse_args()
 
 
@@ -198,6 +205,27 @@ def _held(runtime: Runtime, adapter: Adapter, num_tenants: int) -> int:
         return arena.stats().used_bytes
     finally:
         arena.close()
+
+
+def _markdown(result: Mapping[str, Mapping[str, object]], rounds: int) -> str:
+    machine = "; ".join(describe(torch.get_num_threads()).values())
+    lines = [
+        f"{machine}; SmolLM2-135M-Instruct; {NUM_ROWS} "
+        f"requests of {PROMPT_LEN} tokens over {NUM_VERSIONS} adapters, {NUM_TOKENS} generated "
+        f"each, prompts included; median of {rounds} rounds.",
+        "",
+        "| family | tokens/s | of LoRA r=16 |",
+        "|---|---|---|",
+    ]
+    for name, figures in result["speed"].items():
+        assert isinstance(figures, dict)
+        lines.append(f"| {name} | {figures['tokens_per_s']:.0f} | {figures['ratio']:.2f} |")
+    lines += ["", "| adapters in an arena, bfloat16 | MB |", "|---|---|"]
+    for name, num_bytes in result["memory"].items():
+        tenants = FEW_TENANTS if name == BASELINE else MANY_TENANTS
+        assert isinstance(num_bytes, int)
+        lines.append(f"| {tenants} of {name} | {num_bytes / 1e6:.0f} |")
+    return "\n".join(lines)
 
 
 def _print(result: Mapping[str, Mapping[str, object]]) -> None:
