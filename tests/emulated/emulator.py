@@ -7,6 +7,8 @@ Each is worked around as AMD's instruction set references (CDNA3, RDNA3) define 
   the wrong lane, row_xmask is missing, lanes that a mask or an absent source disables are written,
   and in instructions of 8 bytes (VOP3) the operand reads as 0.
 - Loads from LDS of half a register lose the other half, and the upper half is written to the lower.
+- 16-bit integer instructions of 4 bytes on CDNA take v128 and up for upper halves of registers, as
+  RDNA3 encodes them; CDNA has no such encoding.
 - A literal operand of a lane operation (v_permlanex16_b32) reads as 0.
 """
 
@@ -57,6 +59,8 @@ def worked_around(tinygrad: str) -> Any:
             return _half_loaded(emu, decoded, arch, name)
         return decoded  # type: ignore[no-any-return]
 
+    for kind in (emu.irc.VOP1, emu.irc.VOP2, emu.irc.VOPC):
+        kind.canonical_op_bits = property(_without_halves(emu, kind.canonical_op_bits.func))
     emu._Ctx.compile_lane_pcode = _with_literal(emu, emu._Ctx.compile_lane_pcode)
     emu._decode_at = decode_right
     return emu
@@ -128,6 +132,19 @@ def _half_loaded(emu: Any, decoded: Decoded, arch: str, name: str) -> Decoded:
         result[:] = np.where(registers.active, merged, before)
 
     return (program, Code(run)), instruction
+
+
+def _without_halves(emu: Any, widths: Callable[[Any], dict[str, int]]) -> Callable[..., Any]:
+    """Operands of 16 bits as registers of 32, of which the definition itself takes the lower half.
+    Not for floats, whose inline constants are of 16 bits."""
+
+    def of(instruction: Any) -> dict[str, int]:
+        found = widths(instruction)
+        if "F16" in emu._op_name(instruction):
+            return found
+        return {name: 32 if width == 16 else width for name, width in found.items()}
+
+    return of
 
 
 def _with_literal(emu: Any, compile_lane: Callable[..., Any]) -> Callable[..., Any]:

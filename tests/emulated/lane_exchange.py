@@ -1,4 +1,4 @@
-"""Operands from other lanes (DPP16), as AMD's CDNA3 and RDNA3 instruction set references define them."""
+"""Operands from other lanes (DPP16), as AMD's references of CDNA3 and RDNA3 define them."""
 
 from __future__ import annotations
 
