@@ -1,7 +1,7 @@
 """tinygrad's emulator, with the faults that kernels of ours met worked around.
 
-Each is worked around as AMD defines the instruction: its pseudocode, which the checkout carries, and
-`lane_exchange.py` for what that leaves out. `test_emulator.py` holds it to that definition:
+Each is worked around as AMD defines the instruction: its pseudocode, which the checkout carries,
+and `lane_exchange.py` for what that leaves out. `test_emulator.py` holds it to that definition:
 
 - An operand from other lanes (DPP) is read lane by lane while results are written, row_bcast reads
   the wrong lane, row_xmask is missing, lanes that a mask or an absent source disables are written,

@@ -1,7 +1,7 @@
 """Operands from other lanes (DPP16) on CDNA3 and RDNA3.
 
-Control codes: LLVM's `AMDGPU::DPP::DppCtrl`. What they, the masks and the bound control do is written
-from knowledge of AMD's references; no copy of them was at hand to quote.
+Control codes: LLVM's `AMDGPU::DPP::DppCtrl`. What they, the masks and the bound control do is
+written from knowledge of AMD's references; no copy of them was at hand to quote.
 """
 
 from __future__ import annotations
