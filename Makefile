@@ -66,6 +66,7 @@ aot: $(TO_DEVELOP)
 
 emulate: $(TO_DEVELOP)
 	@test -n "$(TINYGRAD)" || { echo "name a checkout of tinygrad: make emulate TINYGRAD=DIR" >&2; exit 1; }
+	TINYGRAD=$(abspath $(TINYGRAD)) $(BIN)/pytest -q tests/emulated
 	$(BIN)/python -m tests.emulated $(TINYGRAD) --page docs/kernels.md $(ARGS)
 
 gpu-check: $(TO_DEVELOP)
