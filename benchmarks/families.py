@@ -26,6 +26,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 # `kernels.py` beside this file is not the package of that name that bitsandbytes looks for.
 if not __package__:
@@ -66,6 +67,8 @@ def main() -> None:
         }
         memory = _memory(run, {name: adapters[name][0] for name in adapters})
     result = {"speed": speeds, "memory": memory, "refused": refused}
+    if options.only and options.json and options.json.exists():
+        result = _beside(json.loads(options.json.read_text()), result)
     _print(result)
     if options.json:
         options.json.write_text(json.dumps(result, indent=2) + "\n")
@@ -75,10 +78,24 @@ def main() -> None:
         options.page.write_text(replaced(page, "speeds", section), encoding="utf-8")
 
 
+def _beside(
+    before: dict[str, dict[str, Any]], new: dict[str, dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """An earlier run's figures with those of families that were measured again."""
+    merged = {kind: before[kind] | new[kind] for kind in new}
+    for kind in ("speed", "memory"):
+        if BASELINE in before[kind]:
+            merged[kind][BASELINE] = before[kind][BASELINE]
+    merged["refused"] = {
+        name: why for name, why in merged["refused"].items() if name not in merged["speed"]
+    }
+    return merged
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", nargs="*", help="names of families; LoRA is always there")
+    parser.add_argument("--only", nargs="*", help="families; others keep what --json has of them")
     parser.add_argument("--data-dir", type=Path, default=Path("motet-data"), help="with its base")
     parser.add_argument("--json", type=Path, help="write the figures there")
     parser.add_argument("--page", type=Path, help="write them between this page's markers")

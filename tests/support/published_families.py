@@ -139,7 +139,8 @@ def svft(base: QuantizedBase, seed: int, rank: int, everywhere: bool) -> Made:
     """Lingam et al. 2024, arXiv 2405.19597: a sparse matrix between the singular vectors."""
     random = torch.Generator().manual_seed(seed)
     tensors, deltas, width = {}, {}, 2
-    for module in _modules(base, "up_proj", everywhere):
+    # Nowhere else: its files bring their own vectors, of the weights' size.
+    for module in _modules(base, "up_proj", everywhere=False):
         weight = _original(base, module)
         u, s, v = torch.linalg.svd(weight, full_matrices=False)
         offsets = torch.tensor([*range(width + 1), *range(-1, -width - 1, -1)])
@@ -153,8 +154,7 @@ def svft(base: QuantizedBase, seed: int, rank: int, everywhere: bool) -> Made:
         tensors |= {f"{path}.u": u.contiguous(), f"{path}.v": v.contiguous()}
         core = torch.diag(s).index_put((rows, columns), values * gate.sigmoid(), accumulate=True)
         deltas[module] = u @ core @ v - weight
-    targets = "all-linear" if everywhere else ["up_proj"]
-    config = {"peft_type": "SVFT", "target_modules": targets, "pattern": "banded"}
+    config = {"peft_type": "SVFT", "target_modules": ["up_proj"], "pattern": "banded"}
     return AdapterFiles(config | {"off_diag": width, "rank": None}, tensors), deltas
 
 

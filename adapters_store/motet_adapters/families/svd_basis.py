@@ -9,11 +9,12 @@ from motet_adapters.base_weights import BaseWeights
 from motet_adapters.errors import AdapterRefused
 from motet_adapters.families.plan import BasisPlan, PartSpec, Read
 
-VECTORS_IN, VECTORS_OUT, VALUES = "a", "bt", "values"
+VECTORS_IN, VECTORS_OUT, VALUES, DIAGONAL = "a", "bt", "values", "diagonal"
 
 
 def svd_basis(base: BaseWeights, module: str) -> BasisPlan:
-    """V^T [R, K] as "a", U^T [R, N] as "bt", the singular values [R] as "values"; R = min(N, K)."""
+    """V^T [R, K] as "a", U^T [R, N] as "bt", the singular values [R] as "values", a diagonal core's
+    columns [R, 1] as "diagonal"; R = min(N, K)."""
     n, k = base.shape(module)
     rank = min(n, k)
     return BasisPlan(
@@ -21,6 +22,7 @@ def svd_basis(base: BaseWeights, module: str) -> BasisPlan:
             VECTORS_IN: PartSpec((rank, k)),
             VECTORS_OUT: PartSpec((rank, n)),
             VALUES: PartSpec((rank,), torch.float32),
+            DIAGONAL: PartSpec((rank, 1), torch.int32),
         },
         partial(_make, base, module),
         f"singular vectors of {module}",
@@ -37,4 +39,5 @@ def _make(base: BaseWeights, module: str, _read: Read) -> dict[str, Tensor]:
             "peft_type",
         )
     u, values, vt = torch.linalg.svd(weight.float(), full_matrices=False)
-    return {VECTORS_IN: vt, VECTORS_OUT: u.t(), VALUES: values}
+    diagonal = torch.arange(len(values))[:, None]
+    return {VECTORS_IN: vt, VECTORS_OUT: u.t(), VALUES: values, DIAGONAL: diagonal}

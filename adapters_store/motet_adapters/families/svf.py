@@ -15,10 +15,15 @@ from torch import Tensor
 from motet_adapters.base_weights import BaseWeights
 from motet_adapters.config_fields import Fields
 from motet_adapters.families.config_keys import COMMON, ConfigKeys
-from motet_adapters.families.cores import diagonal_core, diagonal_parts
 from motet_adapters.families.family import Family
-from motet_adapters.families.plan import AdapterPlan, Read, SitePlan, basis_tensor
-from motet_adapters.families.svd_basis import VALUES, VECTORS_IN, VECTORS_OUT, svd_basis
+from motet_adapters.families.plan import AdapterPlan, PartSpec, Read, SitePlan, basis_tensor
+from motet_adapters.families.svd_basis import (
+    DIAGONAL,
+    VALUES,
+    VECTORS_IN,
+    VECTORS_OUT,
+    svd_basis,
+)
 from motet_adapters.limits import Limits
 from motet_adapters.safetensors_file import StoredTensor
 
@@ -39,9 +44,13 @@ def plan_svf(
         return SitePlan(
             module,
             {name: (rank,)},
-            diagonal_parts(rank),
+            {"core_values": PartSpec((rank, 1))},
             partial(_lower, name, module, max_mult),
-            bases={"a": (module, VECTORS_IN), "bt": (module, VECTORS_OUT)},
+            bases={
+                "a": (module, VECTORS_IN),
+                "bt": (module, VECTORS_OUT),
+                "core_columns": (module, DIAGONAL),
+            },
         )
 
     return AdapterPlan(
@@ -61,7 +70,8 @@ def svf_core(values: Tensor, learned: Tensor, max_mult: float) -> Tensor:
 
 
 def _lower(name: str, module: str, max_mult: float, read: Read) -> dict[str, Tensor]:
-    return diagonal_core(svf_core(read(basis_tensor(module, VALUES)), read(name), max_mult))
+    core = svf_core(read(basis_tensor(module, VALUES)), read(name), max_mult)
+    return {"core_values": core[:, None]}
 
 
 SVF = Family(
