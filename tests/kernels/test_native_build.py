@@ -5,7 +5,9 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import shutil
 import stat
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -53,6 +55,19 @@ def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(BuildFailed, match="no C\\+\\+ compiler \\(no-such-compiler\\)"):
         library_path()
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_driver_for_c_links_the_library_of_cpp(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not shutil.which("gcc"):
+        pytest.skip("no gcc")
+    throws = TRIVIAL.replace("return 42;", "try { throw 42; } catch (int n) { return n; }")
+    (native_build.SOURCES / "trivial.cpp").write_text(throws)
+    monkeypatch.setenv("CXX", "gcc")
+    # A process of its own: torch has brought the library into this one.
+    call = f"import ctypes; print(ctypes.CDLL({str(library_path())!r}).answer())"
+    done = subprocess.run([sys.executable, "-c", call], capture_output=True, text=True)
+    assert done.stdout == "42\n", done.stderr
 
 
 def test_source_that_does_not_compile(cache: Path) -> None:

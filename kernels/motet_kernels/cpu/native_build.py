@@ -22,6 +22,8 @@ _FLAGS = (
     *("-std=c++20", "-O3", "-fPIC", "-fopenmp", "-ffp-contract=off", "-fvisibility=hidden"),
     "-w",  # this compiler's own headers warn
 )
+# A compiler driver for C (CXX=gcc) would leave it out.
+_LIBRARIES = ("-lstdc++",)
 _AVX2 = ("-mavx2", "-mfma")
 _AVX512 = (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl")
 _X86_LEVELS: Mapping[str, tuple[str, ...]] = {
@@ -165,7 +167,8 @@ def _key(compiler: str) -> str:
 
 def _source_digest() -> str:
     """Changes with the source, the kind of machine and the flags, whatever the compiler."""
-    digest = hashlib.sha256(f"{os.uname().machine}\n{_FLAGS}\n{_levels()}".encode())
+    how = f"{os.uname().machine}\n{_FLAGS}\n{_LIBRARIES}\n{_levels()}"
+    digest = hashlib.sha256(how.encode())
     for path in sorted(SOURCES.iterdir()):
         if path.suffix in (".cpp", ".h"):
             content = path.read_bytes()
@@ -185,7 +188,7 @@ def _build(compiler: str, path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent, prefix="build-") as scratch:
         objects = _compile(compiler, Path(scratch))
         library = Path(scratch) / path.name
-        _run([compiler, "-shared", *objects, "-o", str(library)])
+        _run([compiler, "-shared", *objects, *_LIBRARIES, "-o", str(library)])
         library.chmod(0o644)  # whatever the umask: what others can write is not loaded
         os.replace(library, path)
 
