@@ -5,6 +5,7 @@
 // where they lie in the cache; nothing past the query's position is read at all.
 #pragma once
 
+#include "repeat.h"
 #include "scratch.h"
 #include "softmax.h"
 #include "team.h"
@@ -77,15 +78,15 @@ inline Floats key_scores(
     const typename M::Input* q, const Pages<typename M::Stored>& keys, int64_t first, int count,
     int64_t size) {
     Floats totals[16];
-    for (int i = 0; i < 16; i++) {
+    repeat<16>([&](auto i) {
         totals[i] = splat(0.0f);
-        if (i >= count) continue;
+        if (i >= count) return;
         const auto* key = keys.at(first + i);
-        for (int64_t d = 0; d < size; d += M::kReach) {
-            const int64_t left = size - d;
-            totals[i] = M::dot(totals[i], q + d, key + d, left < M::kReach ? int(left) : M::kReach);
-        }
-    }
+        int64_t d = 0;
+        for (; d + M::kReach <= size; d += M::kReach)
+            totals[i] = M::dot(totals[i], q + d, key + d, M::kReach);
+        if (d < size) totals[i] = M::dot(totals[i], q + d, key + d, int(size - d));
+    });
     return sums(totals);
 }
 
@@ -95,27 +96,27 @@ inline void weigh_tile(
     const float* weights, int64_t stride, const float* totals, const Pages<T>& values,
     int64_t count, int64_t column, int width, T* out, int64_t out_stride) {
     Floats results[heads][registers];
-    for (auto& row : results)
-        for (auto& total : row) total = splat(0.0f);
+    repeat<heads * registers>([&](auto n) { results[n / registers][n % registers] = splat(0.0f); });
     for (int64_t i = 0; i < count; i++) {
         const T* value = values.at(i) + column;
         Floats parts[registers];
-        for (int j = 0; j < registers; j++)
+        repeat<registers>([&](auto j) {
             parts[j] = registers == 1 ? load(value, width) : load(value + 16 * j);
-        for (int h = 0; h < heads; h++) {
+        });
+        repeat<heads>([&](auto h) {
             const Floats weight = splat(weights[h * stride + i]);
-            for (int j = 0; j < registers; j++) results[h][j] = fma(weight, parts[j], results[h][j]);
-        }
+            repeat<registers>([&](auto j) { results[h][j] = fma(weight, parts[j], results[h][j]); });
+        });
     }
-    for (int h = 0; h < heads; h++)
-        for (int j = 0; j < registers; j++) {
-            const Floats result = div(results[h][j], splat(totals[h]));
-            T* to = out + h * out_stride + column;
-            if (registers == 1)
-                store(to, result, width);
-            else
-                store(to + 16 * j, result);
-        }
+    repeat<heads * registers>([&](auto n) {
+        constexpr int h = n / registers, j = n % registers;
+        const Floats result = div(results[h][j], splat(totals[h]));
+        T* to = out + h * out_stride + column;
+        if (registers == 1)
+            store(to, result, width);
+        else
+            store(to + 16 * j, result);
+    });
 }
 
 template <class T, int heads>

@@ -6,6 +6,7 @@
 // nothing of that sequence. So a row's bits do not depend on how many rows there are.
 #pragma once
 
+#include "fetcher.h"
 #include "partial.h"
 
 namespace {
@@ -151,11 +152,12 @@ inline void multiply_rows(
     }
 }
 
-// tile [rows, 32] = W x for one block's packed weight; x [rows, K], rows <= kTileRows.
+// tile [rows, 32] = W x for one block's packed weight; x [rows, K], rows <= kTileRows. `fetcher` has
+// a turn for each group of weights.
 template <class M>
 void block_product(
     const Group& group, const uint8_t* packed, const typename M::Input* x, int rows,
-    float (*tile)[kBlockWidth]) {
+    Fetcher& fetcher, float (*tile)[kBlockWidth]) {
     const int64_t num_lines = group.scale_len / 4, stride = group.in_features;
     const int64_t size = record_size(group.scale_len);
     memset(tile, 0, rows * sizeof *tile);
@@ -163,6 +165,7 @@ void block_product(
         const float* scales = reinterpret_cast<const float*>(packed);
         const uint8_t* lines = packed + kScaleBytes;
         fetch_record(packed + kFetchedAhead * size, size);
+        fetcher.fetch_some();
         if (rows <= kDirectRows) {
             const Packed<M> weights{lines};
             multiply_rows<M, kDirectRows>(
