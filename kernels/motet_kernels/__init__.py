@@ -30,7 +30,7 @@ from motet_kernels.norm_table import NormTable
 from motet_kernels.ops import AttentionPlan, Ops, PackedGroup
 from motet_kernels.reference import ReferenceOps
 from motet_kernels.routing import Routing, Segment
-from motet_kernels.sampling import Draw, SamplingOps
+from motet_kernels.sampling import Draw, LargestOps, SamplingOps
 from motet_kernels.staged import LaunchShape, Place, StagedOps
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "Draw",
     "FusedLayers",
     "KernelReport",
+    "LargestOps",
     "LaunchShape",
     "LayerOps",
     "LayerSeconds",

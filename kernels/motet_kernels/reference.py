@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -54,6 +55,13 @@ class ReferenceOps:
             weights=tuple(weight.to(device).dequantize(torch.float32) for weight in weights),
             biases=tuple(None if bias is None else bias.to(device).float() for bias in biases),
         )
+
+    def largest(self, logits: Tensor) -> Tensor:
+        places = []
+        for row in logits.float().tolist():
+            valid = all(value < math.inf for value in row) and max(row) > -math.inf
+            places.append(row.index(max(row)) if valid else -1)
+        return torch.tensor(places, dtype=torch.int64)
 
     def dense_linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         y = x.new_empty(x.shape[0], weight.shape[0])

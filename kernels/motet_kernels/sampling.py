@@ -29,3 +29,13 @@ class SamplingOps(Protocol):
         passes u of the whole. Of equal logits those with lower ids come first. -1 for a row that
         holds NaN or +inf, or nothing but -inf. A row's token is a function of that row alone.
         """
+
+
+@runtime_checkable
+class LargestOps(Protocol):
+    """What an implementation of Ops has besides if it finds largest logits on the host."""
+
+    def largest(self, logits: Tensor) -> Tensor:
+        """logits [R, V] (float32, bfloat16 or float16, on the CPU) -> int64 [R]: where each row is
+        largest, the first place of equals. -1 for a row that holds NaN or +inf, or nothing but
+        -inf."""

@@ -78,6 +78,14 @@ class DenseCall(Structure):
     )
 
 
+class LargestCall(Structure):
+    _fields_ = (
+        *((name, c_void_p) for name in ("logits", "places")),
+        *((name, c_int64) for name in ("num_rows", "width")),
+        *((name, c_int32) for name in ("is_bf16", "num_threads")),
+    )
+
+
 class NativeLayerStep(Structure):
     """LayerStep of abi.h; decoder_layer.py has a class of that name."""
 

@@ -36,6 +36,7 @@ class NativeLibrary:
         self.level = level or runnable[0]
         self.linear = _at_level(library, "linear", self.level)
         self.dense = _at_level(library, "dense", self.level)
+        self.largest = _at_level(library, "largest", self.level)
         self.attention = _at_level(library, "attention", self.level)
         self.layers = _at_level(library, "layers", self.level)
         self.store_kv = _function(library, "store_kv", c_int, [c_void_p])

@@ -16,6 +16,7 @@ from motet_kernels.cpu.native_abi import (
     STAGES,
     DenseCall,
     Group,
+    LargestCall,
     LayersCall,
     LinearCall,
 )
@@ -111,6 +112,18 @@ class NativeCpuOps:
         if self._library.dense(ctypes.addressof(call)):
             raise MemoryError(f"no memory for a step of {num_tokens} tokens")
         return y
+
+    def largest(self, logits: Tensor) -> Tensor:
+        if logits.dtype not in _DTYPES:
+            logits = logits.float()  # exact: what is left is float16
+        logits = logits.contiguous()
+        places = torch.empty(logits.shape[0], dtype=torch.int64)
+        call = LargestCall(
+            *(logits.data_ptr(), places.data_ptr(), *logits.shape),
+            *(logits.dtype == torch.bfloat16, torch.get_num_threads()),
+        )
+        self._library.largest(ctypes.addressof(call))
+        return places
 
     def fuse(self, layers: Sequence[DecoderLayer]) -> FusedLayers:
         return native_layer.fuse(layers)

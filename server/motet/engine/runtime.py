@@ -14,6 +14,7 @@ from motet_database import ChangeFeed, Database
 from motet_kernels import (
     BuildFailed,
     KernelReport,
+    LargestOps,
     NoFastMath,
     Ops,
     SamplingOps,
@@ -153,7 +154,12 @@ def open_runtime(
     store.on_removed(lambda digest: _forget(digest, arena, doorbell))
     ends = tokenizer.eos_ids
     chooser = selection.ops if isinstance(selection.ops, SamplingOps) else None
-    sampler = Sampler(ends, chooser) if clock is None else TimedSampler(ends, clock, chooser)
+    finder = selection.ops if isinstance(selection.ops, LargestOps) else None
+    sampler = (
+        Sampler(ends, chooser, finder)
+        if clock is None
+        else TimedSampler(ends, clock, chooser, finder)
+    )
     engine = Engine(
         model,
         arena,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from motet_kernels import Draw, SamplingOps
+from motet_kernels import Draw, LargestOps, SamplingOps
 from motet_kernels.host_copy import copied_to
 from numpy.typing import NDArray
 from torch import Tensor
@@ -79,16 +79,28 @@ class Sampled:
 FAILED = Sampled(token_id=-1, ok=False)
 
 
+def _plain(token: int) -> Sampled:
+    """What a kernel chose: a token, or -1 for a row without one."""
+    return FAILED if token < 0 else Sampled(token)
+
+
 class Sampler:
     """Chooses tokens for a model whose end-of-sequence ids are `ends`. Holds no state.
 
     device: what draws tokens of logits that are on its device; None: only the largest logits are
     found there.
+    host: what finds the largest logits of all rows at once on the CPU; None: numpy, row by row.
     """
 
-    def __init__(self, ends: Iterable[int], device: SamplingOps | None = None) -> None:
+    def __init__(
+        self,
+        ends: Iterable[int],
+        device: SamplingOps | None = None,
+        host: LargestOps | None = None,
+    ) -> None:
         self._ends = frozenset(ends)
         self._device = device
+        self._host = host
 
     def sample(self, logits: Tensor, rows: Sequence[SampleRow]) -> list[Sampled]:
         """logits [R, V] (float32, bfloat16 or float16, any device), R rows -> R tokens.
@@ -100,9 +112,18 @@ class Sampler:
         if logits.shape[0] != len(rows):
             raise ValueError(f"{logits.shape[0]} rows of logits for {len(rows)} rows to sample")
         if logits.device.type == "cpu":
-            arrays = HostLogits(logits)
-            return [self._sample(arrays.row(i), row) for i, row in enumerate(rows)]
+            return self._sample_on_host(logits, rows)
         return self._sample_on_device(logits, rows)
+
+    def _sample_on_host(self, logits: Tensor, rows: Sequence[SampleRow]) -> list[Sampled]:
+        arrays = HostLogits(logits)
+        if self._host is None or not any(row.plain for row in rows):
+            return [self._sample(arrays.row(i), row) for i, row in enumerate(rows)]
+        tokens = self._host.largest(logits.detach()).tolist()
+        return [
+            _plain(tokens[i]) if row.plain else self._sample(arrays.row(i), row)
+            for i, row in enumerate(rows)
+        ]
 
     def _sample_on_device(self, logits: Tensor, rows: Sequence[SampleRow]) -> list[Sampled]:
         """Tokens are chosen where the logits are. Only rows that need more are copied, together
@@ -116,7 +137,7 @@ class Sampler:
             chosen = self._device.choose(logits, [row.draw for row in rows])
         wanted = copied_to(logits.device, torch.tensor(others, dtype=torch.int64))
         tokens, rest = _on_host(chosen, logits.index_select(0, wanted))
-        sampled = [FAILED if token < 0 else Sampled(token) for token in tokens.tolist()]
+        sampled = [_plain(token) for token in tokens.tolist()]
         arrays = HostLogits(rest)
         for at, i in enumerate(others):
             sampled[i] = self._sample(arrays.row(at), rows[i])

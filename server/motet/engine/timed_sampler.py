@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from motet_kernels import SamplingOps
+from motet_kernels import LargestOps, SamplingOps
 from torch import Tensor
 
 from motet.engine.sampler import Sampled, Sampler, SampleRow
@@ -13,9 +13,13 @@ from motet.engine.stage_clock import StageClock
 
 class TimedSampler(Sampler):
     def __init__(
-        self, ends: Iterable[int], clock: StageClock, device: SamplingOps | None = None
+        self,
+        ends: Iterable[int],
+        clock: StageClock,
+        device: SamplingOps | None = None,
+        host: LargestOps | None = None,
     ) -> None:
-        super().__init__(ends, device)
+        super().__init__(ends, device, host)
         self._clock = clock
 
     def sample(self, logits: Tensor, rows: Sequence[SampleRow]) -> list[Sampled]:

@@ -9,6 +9,7 @@ import torch
 from motet.engine.request import LogProb, SamplingParams
 from motet.engine.sampler import Sampled, Sampler, SampleRow
 from motet.engine.token_counts import TokenCounts
+from motet_kernels import ReferenceOps
 from motet_kernels.gpu.gpu_ops import GpuOps
 from torch import Tensor
 
@@ -96,6 +97,20 @@ def test_the_device_path_gives_what_the_host_path_gives(dtype: torch.dtype) -> N
     rows[3] = rows[4] = row(temperature=0)
     rows[5] = row(temperature=0, logprobs=1)
     assert sampler._sample_on_device(logits, rows) == sampler.sample(logits, rows)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_host_that_finds_the_largest_changes_nothing(dtype: torch.dtype) -> None:
+    logits = random_logits(40, dtype, seed=5)
+    rows = mixed_rows(40, seed=6)
+    for index, bad in ((3, math.nan), (4, math.inf), (5, -math.inf)):
+        logits[index, 7] = bad
+        rows[index] = row(temperature=0)
+    logits[6] = -math.inf
+    rows[6] = row(temperature=0)
+    assert Sampler(ENDS, host=ReferenceOps()).sample(logits, rows) == Sampler(ENDS).sample(
+        logits, rows
+    )
 
 
 def test_tokens_drawn_on_the_device_are_those_drawn_on_the_host() -> None:

@@ -66,6 +66,15 @@ struct DenseCall {
     int32_t num_threads;
 };
 
+// places[r]: the first place of the largest of logits [R, V], see sampling.py.
+struct LargestCall {
+    const void* logits;
+    int64_t* places;
+    int64_t num_rows, width;
+    int32_t is_bf16;
+    int32_t num_threads;
+};
+
 // One sequence's part of a step, see attention_layout.py; its blocks start at blocks[first_block].
 struct AttentionRow {
     int64_t start, num_tokens, kv_len, first_block;

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "linear_call.h"
+#include "repeat.h"
 
 namespace {
 
@@ -19,22 +20,24 @@ inline void shrink_tile(
     const typename M::Stored* rows[kRankTile];
     for (int j = 0; j < kRankTile; j++) rows[j] = a + (j < ranks ? j : ranks - 1) * k;
     Floats totals[tokens][kRankTile];
-    for (auto& row : totals)
-        for (auto& total : row) total = splat(0.0f);
+    repeat<tokens * kRankTile>([&](auto n) { totals[n / kRankTile][n % kRankTile] = splat(0.0f); });
+    const auto multiply = [&](int64_t start, int count) __attribute__((always_inline)) {
+        repeat<tokens * kRankTile>([&](auto n) {
+            constexpr int i = n % tokens, j = n / tokens;
+            totals[i][j] = M::dot(totals[i][j], x + i * k + start, rows[j] + start, count);
+        });
+    };
     int64_t start = 0;
-    for (; start + M::kReach <= k; start += M::kReach)
-        for (int j = 0; j < kRankTile; j++) {
-            __builtin_prefetch(rows[j] + kRankTile * k + start);  // the next tile's
-            for (int i = 0; i < tokens; i++)
-                totals[i][j] = M::dot(totals[i][j], x + i * k + start, rows[j] + start, M::kReach);
-        }
-    if (start < k)
+    for (; start + M::kReach <= k; start += M::kReach) {
         for (int j = 0; j < kRankTile; j++)
-            for (int i = 0; i < tokens; i++)
-                totals[i][j] =
-                    M::dot(totals[i][j], x + i * k + start, rows[j] + start, int(k - start));
-    for (int i = 0; i < tokens; i++)
-        for (int j = 0; j < ranks; j++) u[i * rank + j] = sum(totals[i][j]);
+            __builtin_prefetch(rows[j] + kRankTile * k + start);  // the next tile's
+        multiply(start, M::kReach);
+    }
+    if (start < k) multiply(start, int(k - start));
+    repeat<tokens * kRankTile>([&](auto n) {
+        constexpr int i = n / kRankTile, j = n % kRankTile;
+        if (j < ranks) u[i * rank + j] = sum(totals[i][j]);
+    });
 }
 
 template <class M, int tokens>
@@ -57,11 +60,11 @@ __attribute__((always_inline)) inline void expand_tile(
     const T* bt = reinterpret_cast<const T*>(slot.bt) + block.column;
     for (int64_t r = 0; r < slot.rank; r++) {
         const Pair b = load_block(bt + r * block.num_columns, block.width);
-        for (int i = 0; i < tokens; i++) {
+        repeat<tokens>([&](auto i) {
             const Floats factor = splat(u[i * slot.rank + r]);
-            totals[i] = {
-                fma(factor, b.first, totals[i].first), fma(factor, b.second, totals[i].second)};
-        }
+            totals[i].first = fma(factor, b.first, totals[i].first);
+            totals[i].second = fma(factor, b.second, totals[i].second);
+        });
     }
 }
 
@@ -71,14 +74,22 @@ __attribute__((noinline)) void expand_scaled(
     const SlotPointers& slot, const Block& block, const float (*tile)[kBlockWidth],
     const float* u, Pair (&totals)[tokens]) {
     Pair products[tokens];  // in registers, where what is the caller's may not stay
-    for (Pair& product : products) product = {splat(0.0f), splat(0.0f)};
+    repeat<tokens>([&](auto i) { products[i].first = products[i].second = splat(0.0f); });
     expand_tile<T, tokens>(slot, block, u, products);
     const T* gains = reinterpret_cast<const T*>(slot.delta_gain) + block.column;
     const Pair gain = load_block(gains, block.width);
-    for (int i = 0; i < tokens; i++)
-        totals[i] = {
-            fma(gain.first, products[i].first, load(tile[i])),
-            fma(gain.second, products[i].second, load(tile[i] + 16))};
+    repeat<tokens>([&](auto i) {
+        totals[i].first = fma(gain.first, products[i].first, load(tile[i]));
+        totals[i].second = fma(gain.second, products[i].second, load(tile[i] + 16));
+    });
+}
+
+template <int tokens>
+__attribute__((always_inline)) inline void add_to_each(Pair (&totals)[tokens], const Pair& bias) {
+    repeat<tokens>([&](auto i) {
+        totals[i].first = add(totals[i].first, bias.first);
+        totals[i].second = add(totals[i].second, bias.second);
+    });
 }
 
 // Everything after W x for `tokens` rows of a tile that run on one slot (or on the base).
@@ -89,35 +100,38 @@ inline void finish_tile(
     const int width = block.width;
     Pair totals[tokens];
     if (slot.delta_gain) {
-        expand_scaled<T, tokens>(slot, block, tile, u, totals);
+        Pair scaled[tokens];  // the totals themselves would have to be in memory all along
+        expand_scaled<T, tokens>(slot, block, tile, u, scaled);
+        repeat<tokens>([&](auto i) { totals[i] = scaled[i]; });
     } else {
-        for (int i = 0; i < tokens; i++) totals[i] = {load(tile[i]), load(tile[i] + 16)};
+        repeat<tokens>([&](auto i) {
+            totals[i].first = load(tile[i]);
+            totals[i].second = load(tile[i] + 16);
+        });
         expand_tile<T, tokens>(slot, block, u, totals);
     }
     if (slot.gain) {
         const Pair gain = load_block(reinterpret_cast<const T*>(slot.gain) + block.column, width);
-        for (Pair& total : totals)
-            total = {mul(gain.first, total.first), mul(gain.second, total.second)};
+        repeat<tokens>([&](auto i) {
+            totals[i].first = mul(gain.first, totals[i].first);
+            totals[i].second = mul(gain.second, totals[i].second);
+        });
     }
     if (slot.bias) {
-        const Pair bias = load_block(reinterpret_cast<const T*>(slot.bias) + block.column, width);
-        for (Pair& total : totals)
-            total = {add(total.first, bias.first), add(total.second, bias.second)};
+        add_to_each(totals, load_block(reinterpret_cast<const T*>(slot.bias) + block.column, width));
     }
     if (base_bias) {
-        const Pair bias = load_block(base_bias, width);
-        for (Pair& total : totals)
-            total = {add(total.first, bias.first), add(total.second, bias.second)};
+        add_to_each(totals, load_block(base_bias, width));
     }
-    for (int i = 0; i < tokens; i++) {
+    repeat<tokens>([&](auto i) {
         store_block(y + i * y_stride, totals[i], width);
-        if (!residual) continue;  // rounded before it is added, as where each is an op of its own
+        if (!residual) return;  // rounded before it is added, as where each is an op of its own
         const Pair y_rounded = load_block(y + i * y_stride, width);
         const Pair before = load_block(residual + i * y_stride, width);
         const Pair after = {
             add(before.first, y_rounded.first), add(before.second, y_rounded.second)};
         store_block(y + i * y_stride, after, width);
-    }
+    });
 }
 
 template <class T, int tokens>

@@ -4,6 +4,7 @@
 // tree, whatever else is computed beside it. Sixteen outputs at a time share loads.
 #pragma once
 
+#include "fetcher.h"
 #include "linear.h"
 
 namespace {
@@ -15,24 +16,22 @@ constexpr int64_t kBlocksAtOnce = 16;  // of outputs, that a thread takes
 template <class M, int tokens>
 inline Floats dots(
     const typename M::Input* x, const typename M::Stored* const* weights, int64_t k,
-    int64_t ahead) {
+    StreamFetcher& fetcher) {
     constexpr int columns = kOutputs / tokens;
     Floats totals[kOutputs];
-    for (auto& total : totals) total = splat(0.0f);
+    repeat<kOutputs>([&](auto n) { totals[n] = splat(0.0f); });
+    const auto multiply = [&](int64_t start, int count) __attribute__((always_inline)) {
+        repeat<kOutputs>([&](auto n) {
+            constexpr int i = n % tokens, j = n / tokens, at = i * columns + j;
+            totals[at] = M::dot(totals[at], x + i * k + start, weights[j] + start, count);
+        });
+    };
     int64_t start = 0;
-    for (; start + M::kReach <= k; start += M::kReach)
-        for (int j = 0; j < columns; j++) {
-            if (ahead) __builtin_prefetch(weights[j] + ahead + start);
-            for (int i = 0; i < tokens; i++)
-                totals[i * columns + j] = M::dot(
-                    totals[i * columns + j], x + i * k + start, weights[j] + start, M::kReach);
-        }
-    if (start < k)
-        for (int j = 0; j < columns; j++)
-            for (int i = 0; i < tokens; i++)
-                totals[i * columns + j] = M::dot(
-                    totals[i * columns + j], x + i * k + start, weights[j] + start,
-                    int(k - start));
+    for (; start + M::kReach <= k; start += M::kReach) {
+        fetcher.fetch_some();
+        multiply(start, M::kReach);
+    }
+    if (start < k) multiply(start, int(k - start));
     return sums(totals);
 }
 
@@ -40,7 +39,7 @@ inline Floats dots(
 template <class M, int tokens>
 void dense_rows(
     const DenseCall& call, const typename M::Input* x, int64_t first, int64_t column,
-    const typename M::Stored* const* weights, int64_t ahead) {
+    const typename M::Stored* const* weights, StreamFetcher& fetcher) {
     using T = typename M::Stored;
     constexpr int columns = kOutputs / tokens;
     alignas(64) float tile[tokens][kOutputs];
@@ -48,7 +47,7 @@ void dense_rows(
         alignas(64) float results[tokens][columns];
         store(results[0], dots<M, tokens>(
                               x + first * call.in_features, weights + part * columns,
-                              call.in_features, ahead));
+                              call.in_features, fetcher));
         for (int i = 0; i < tokens; i++)
             memcpy(tile[i] + part * columns, results[i], sizeof results[i]);
     }
@@ -73,14 +72,16 @@ void dense_blocks(
             const int64_t row = column + j < last ? column + j : last;
             weights[j] = static_cast<const T*>(call.weight) + row * call.in_features;
         }
-        // the first rows bring in the next block's weights, while the others still use this one's
-        const auto ahead = [&](int64_t t) { return t ? 0 : kOutputs * call.in_features; };
+        // the next block's weights, one step of a dot product after the other
+        const int64_t steps = call.in_features / M::kReach + 1;
+        StreamFetcher next(
+            weights[0] + kOutputs * call.in_features,
+            block + 1 < to ? kOutputs * call.in_features * int64_t(sizeof(T)) : 0,
+            steps * call.num_tokens);
         int64_t t = 0;
-        for (; t + 4 <= call.num_tokens; t += 4)
-            dense_rows<M, 4>(call, x, t, column, weights, ahead(t));
-        for (; t + 2 <= call.num_tokens; t += 2)
-            dense_rows<M, 2>(call, x, t, column, weights, ahead(t));
-        for (; t < call.num_tokens; t++) dense_rows<M, 1>(call, x, t, column, weights, ahead(t));
+        for (; t + 4 <= call.num_tokens; t += 4) dense_rows<M, 4>(call, x, t, column, weights, next);
+        for (; t + 2 <= call.num_tokens; t += 2) dense_rows<M, 2>(call, x, t, column, weights, next);
+        for (; t < call.num_tokens; t++) dense_rows<M, 1>(call, x, t, column, weights, next);
     }
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "dense.h"
+#include "largest.h"
 #include "layer.h"
 
 #define MOTET_EXPORT extern "C" __attribute__((visibility("default")))
@@ -14,6 +15,10 @@
     MOTET_EXPORT int motet_dense_##level(const DenseCall* call) {                    \
         return call->is_bf16 ? dense_linear<Narrow>(*call)                           \
                              : dense_linear<Wide>(*call);                            \
+    }                                                                                \
+    MOTET_EXPORT int motet_largest_##level(const LargestCall* call) {                \
+        return call->is_bf16 ? largest_places<Bf16>(*call)                          \
+                             : largest_places<float>(*call);                         \
     }                                                                                \
     MOTET_EXPORT int motet_attention_##level(const AttentionCall* call) {            \
         return call->is_bf16 ? attention<Narrow>(*call) : attention<Wide>(*call);    \

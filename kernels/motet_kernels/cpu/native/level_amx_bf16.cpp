@@ -12,6 +12,7 @@
 
 MOTET_EXPORT int motet_linear_avx512_bf16(const LinearCall* call);
 MOTET_EXPORT int motet_dense_avx512_bf16(const DenseCall* call);
+MOTET_EXPORT int motet_largest_avx512_bf16(const LargestCall* call);
 MOTET_EXPORT int motet_attention_avx512_bf16(const AttentionCall* call);
 MOTET_EXPORT int motet_layers_avx512_bf16(const LayersCall* call);
 
@@ -20,6 +21,10 @@ MOTET_EXPORT int MOTET_AMX(linear)(const LinearCall* call) {
 }
 
 MOTET_EXPORT int MOTET_AMX(dense)(const DenseCall* call) { return motet_dense_avx512_bf16(call); }
+
+MOTET_EXPORT int MOTET_AMX(largest)(const LargestCall* call) {
+    return motet_largest_avx512_bf16(call);
+}
 
 MOTET_EXPORT int MOTET_AMX(attention)(const AttentionCall* call) {
     return motet_attention_avx512_bf16(call);

@@ -14,7 +14,6 @@ namespace {
 constexpr int64_t kItemsAtOnce = 4;  // tiles of ranks that a thread takes
 constexpr int64_t kInnerAtOnce = 2;  // rows
 constexpr int64_t kTurns = 4;
-constexpr int64_t kReadAhead = 512 << 10;  // bytes of adapters at once: half a second cache
 
 // Rows [from, to) of in_gain * x, and the others as they are.
 template <class T>
@@ -110,41 +109,33 @@ void finish(const LinearCall& call, const Shared<M>& shared, const Block& block,
     finish_rows(done, stop, kBase, nullptr);
 }
 
-// Bring what the next blocks of a member need of the adapters into the cache, row by row. Block by
-// block their rows are too short and far apart for the hardware to foresee them, and it foresees
-// nothing from prefetch instructions: hence plain reads. Returns the block they suffice to.
+// What block b needs of the adapters of its member, to be fetched in `turns` turns.
 template <class M>
-int64_t read_ahead(const LinearCall& call, const Shared<M>& shared, int64_t b, int64_t to) {
+Fetcher fetcher_of(const LinearCall& call, const Shared<M>& shared, int64_t b, int64_t turns) {
     const Block& block = call.group->blocks[b];
-    const int64_t from_row = shared.first_row[block.member];
-    const int64_t num_rows = shared.first_row[block.member + 1] - from_row;
+    const int64_t from = shared.first_row[block.member];
     constexpr int64_t size = sizeof(typename M::Stored);
-    const int64_t most = kReadAhead / (num_rows * kBlockWidth * size + 1) + 1;
-    int64_t stop = b + 1;
-    while (stop < to && stop < b + most && call.group->blocks[stop].member == block.member) stop++;
-    const Block& last = call.group->blocks[stop - 1];
-    for (int64_t row = from_row; row < from_row + num_rows; row++)
-        for (int64_t i = block.column * size; i < (last.column + last.width) * size; i += 64)
-            static_cast<void>(*static_cast<const volatile char*>(shared.rows[row] + i));
-    return stop;
+    return Fetcher(
+        shared.rows + from, shared.first_row[block.member + 1] - from, block.column * size, turns);
 }
 
 template <class M>
 void compute_blocks(const LinearCall& call, const Shared<M>& shared, int64_t from, int64_t to) {
     const Group& group = *call.group;
-    const int64_t block_size =
-        group.in_features / group.scale_len * record_size(group.scale_len);
+    const int64_t num_groups = group.in_features / group.scale_len;
+    const int64_t block_size = num_groups * record_size(group.scale_len);
+    const int64_t turns = num_groups * ((call.num_tokens + kTileRows - 1) / kTileRows);
     alignas(64) float tile[kTileRows][kBlockWidth];
-    int64_t ready = from;
+    fetcher_of(call, shared, from, 1).fetch_some();
     for (int64_t b = from; b < to; b++) {
-        if (b == ready) ready = read_ahead<M>(call, shared, b, to);
+        Fetcher next = b + 1 < to ? fetcher_of(call, shared, b + 1, turns) : Fetcher();
         for (int64_t first = 0; first < call.num_tokens; first += kTileRows) {
             const int64_t left = call.num_tokens - first;
             const int rows = left < kTileRows ? int(left) : kTileRows;
             if (group.weight)
                 block_product<M>(
                     group, group.weight + b * block_size, shared.x + first * group.in_features,
-                    rows, tile);
+                    rows, next, tile);
             else
                 load_tile<typename M::Stored>(call, group.blocks[b], first, rows, tile);
             finish<M>(call, shared, group.blocks[b], first, rows, tile);

@@ -22,7 +22,7 @@ struct Shared {
     float* u;                    // A x of every (member, segment) behind one another
     const int64_t* offsets;      // [members, segments], where in u each starts
     float* inner;                // [threads, most_inner]
-    const char* const* rows;   // of B, gains and bias of every member's adapters, for read_ahead
+    const char* const* rows;   // of B, gains and bias of every member's adapters, to be fetched
     const int64_t* first_row;  // [members + 1], where in `rows` each member's begin
     int64_t num_items;         // tiles of ranks, over all of them
     int64_t num_inner;         // rows with an inner stage, over all members

@@ -73,8 +73,9 @@ __attribute__((noinline)) Pair load_last_block(const T* from, int width) {
     return {load(from, width), splat(0.0f)};
 }
 
+// By value: what is passed by its address has to be in memory all along.
 template <class T>
-__attribute__((noinline)) void store_last_block(T* to, const Pair& a, int width) {
+__attribute__((noinline)) void store_last_block(T* to, Pair a, int width) {
     if (width > 16) {
         store(to, a.first);
         store(to + 16, a.second, width - 16);
@@ -92,7 +93,7 @@ __attribute__((always_inline)) inline Pair load_block(const T* from, int width) 
 
 template <class T>
 __attribute__((always_inline)) inline void store_block(T* to, const Pair& a, int width) {
-    if (__builtin_expect(width != kBlockWidth, 0)) return store_last_block(to, a, width);
+    if (__builtin_expect(width != kBlockWidth, 0)) return store_last_block(to, Pair{a.first, a.second}, width);
     store(to, a.first);
     store(to + 16, a.second);
 }

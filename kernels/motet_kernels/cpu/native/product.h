@@ -6,6 +6,7 @@
 // nothing of that sequence. So a row's bits do not depend on how many rows there are.
 #pragma once
 
+#include "fetcher.h"
 #include "partial.h"
 
 namespace {
@@ -49,6 +50,21 @@ struct Panel {
     }
 };
 
+// Weights decoded while they are multiplied, and kept for the rows that follow: the first rows'
+// products leave the units that decode idle.
+template <class M>
+struct Unpacking {
+    const uint8_t* lines;
+    Panel<M>& panel;
+
+    template <int step, int half>
+    typename M::Weight get(int64_t line) const {
+        const auto weight = M::template weight<step, half>(lines + line * kLineBytes);
+        M::write(panel.weights[line][step][half], weight);
+        return weight;
+    }
+};
+
 // The next group's part of a row, before it is needed: rows lie too far apart for the hardware to
 // foresee them, and only a few rows of a long K stay in the first cache. A fetch past the end does
 // no harm.
@@ -64,19 +80,42 @@ inline void fetch_record(const uint8_t* packed, int64_t size) {
     for (int64_t offset = 0; offset < size; offset += 64) __builtin_prefetch(packed + offset);
 }
 
+// Where up to kRows rows are read, as a pointer for every four of them. Left to itself the compiler
+// keeps a pointer for each row, has no registers for them, and fetches them from vector registers,
+// which costs the products their turn; so it is made to forget what the pointers are.
+template <class Input, int num_rows>
+struct RowReader {
+    static constexpr int kQuads = (num_rows + 3) / 4;
+    const Input* quads[kQuads];
+    int64_t stride;
+
+    RowReader(const Input* x, int64_t stride) : stride(stride) {
+        for (int i = 0; i < kQuads; i++) quads[i] = x + i * 4 * stride;
+    }
+
+    const Input* row(int i) const { return quads[i / 4] + i % 4 * stride; }
+
+    void advance(int64_t k) {
+        for (const Input*& quad : quads) {
+            quad += k;
+            asm("" : "+r"(quad));
+        }
+    }
+};
+
 template <class M, int step, int num_rows, class Weights>
 inline void multiply_line(
-    const Weights& weights, int64_t line, const typename M::Input* x, int64_t stride,
+    const Weights& weights, int64_t line, const RowReader<typename M::Input, num_rows>& x,
     Floats (&totals)[num_rows][2]) {
     if constexpr (step < kSteps<M>) {
         const auto first = weights.template get<step, 0>(line);
         const auto second = weights.template get<step, 1>(line);
         for (int row = 0; row < num_rows; row++) {
-            const auto input = M::spread(x + row * stride + line * 4 + step * M::kDepth);
+            const auto input = M::spread(x.row(row) + step * M::kDepth);
             totals[row][0] = M::multiply(totals[row][0], input, first);
             totals[row][1] = M::multiply(totals[row][1], input, second);
         }
-        multiply_line<M, step + 1, num_rows>(weights, line, x, stride, totals);
+        multiply_line<M, step + 1, num_rows>(weights, line, x, totals);
     }
 }
 
@@ -88,8 +127,11 @@ inline void multiply_group(
     for (int row = 0; row < num_rows; row++) fetch_input(x + row * stride + num_lines * 4);
     Floats totals[num_rows][2];
     for (auto& total : totals) total[0] = total[1] = splat(0.0f);
-    for (int64_t line = 0; line < num_lines; line++)
-        multiply_line<M, 0, num_rows>(weights, line, x, stride, totals);
+    RowReader<typename M::Input, num_rows> inputs(x, stride);
+    for (int64_t line = 0; line < num_lines; line++) {
+        multiply_line<M, 0, num_rows>(weights, line, inputs, totals);
+        inputs.advance(4);
+    }
     const Floats first = load(scales), second = load(scales + 16);
     for (int row = 0; row < num_rows; row++) {
         store(tile[row], fma(totals[row][0], first, load(tile[row])));
@@ -110,11 +152,12 @@ inline void multiply_rows(
     }
 }
 
-// tile [rows, 32] = W x for one block's packed weight; x [rows, K], rows <= kTileRows.
+// tile [rows, 32] = W x for one block's packed weight; x [rows, K], rows <= kTileRows. `fetcher` has
+// a turn for each group of weights.
 template <class M>
 void block_product(
     const Group& group, const uint8_t* packed, const typename M::Input* x, int rows,
-    float (*tile)[kBlockWidth]) {
+    Fetcher& fetcher, float (*tile)[kBlockWidth]) {
     const int64_t num_lines = group.scale_len / 4, stride = group.in_features;
     const int64_t size = record_size(group.scale_len);
     memset(tile, 0, rows * sizeof *tile);
@@ -122,17 +165,19 @@ void block_product(
         const float* scales = reinterpret_cast<const float*>(packed);
         const uint8_t* lines = packed + kScaleBytes;
         fetch_record(packed + kFetchedAhead * size, size);
+        fetcher.fetch_some();
         if (rows <= kDirectRows) {
             const Packed<M> weights{lines};
             multiply_rows<M, kDirectRows>(
                 rows, weights, num_lines, scales, x + start, stride, tile);
         } else {
             Panel<M> panel;
-            for (int64_t line = 0; line < num_lines; line++)
-                panel.decode(lines + line * kLineBytes, line);
             // evenly, because a single last row would wait for its own sums
             const int parts = (rows + kRows - 1) / kRows;
-            for (int part = 0; part < parts; part++) {
+            const int first = rows / parts;
+            multiply_rows<M, kRows>(
+                first, Unpacking<M>{lines, panel}, num_lines, scales, x + start, stride, tile);
+            for (int part = 1; part < parts; part++) {
                 const int from = rows * part / parts, to = rows * (part + 1) / parts;
                 multiply_rows<M, kRows>(
                     to - from, panel, num_lines, scales, x + from * stride + start, stride,

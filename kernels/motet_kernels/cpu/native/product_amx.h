@@ -79,7 +79,7 @@ inline void multiply_group_amx(
 
 template <>
 inline void block_product<AmxArithmetic>(
-    const Group& group, const uint8_t* packed, const Bf16* x, int rows,
+    const Group& group, const uint8_t* packed, const Bf16* x, int rows, Fetcher& fetcher,
     float (*tile)[kBlockWidth]) {
     const int64_t scale_len = group.scale_len, stride = group.in_features;
     const int64_t size = record_size(scale_len);
@@ -91,6 +91,7 @@ inline void block_product<AmxArithmetic>(
         const float* scales = reinterpret_cast<const float*>(packed);
         const uint8_t* lines = packed + kScaleBytes;
         fetch_record(packed + kFetchedAhead * size, size);
+        fetcher.fetch_some();
         for (int64_t line = 0; line < scale_len / 4; line++)
             work.panel.decode(lines + line * kLineBytes, line);
         for (int from = 0; from < rows; from += 2 * kAmxRows) {

@@ -4,6 +4,7 @@
 #include <immintrin.h>
 
 #include "nf4.h"
+#include "repeat.h"
 
 namespace {
 
@@ -77,11 +78,12 @@ inline Floats fold_quarters(Floats a, Floats b) {
 }
 
 // Lane i: the sum of a[i]. Two folds bring four vectors' quarters side by side, two more add them.
-inline Floats sums(const Floats (&a)[16]) {
+__attribute__((always_inline)) inline Floats sums(const Floats (&a)[16]) {
     Floats four[4];
-    for (int i = 0; i < 4; i++)
+    repeat<4>([&](auto i) {
         four[i] = fold_neighbours(
             fold_neighbours(a[4 * i], a[4 * i + 1]), fold_neighbours(a[4 * i + 2], a[4 * i + 3]));
+    });
     return fold_quarters(fold_quarters(four[0], four[1]), fold_quarters(four[2], four[3]));
 }
 
