@@ -25,7 +25,6 @@ from motet.blobs import open_origin
 from motet.engine.base import Progress, QuantizedBase, open_base
 from motet.engine.cores import compute_with, usable_cores
 from motet.engine.engine import Engine
-from motet.engine.memory import default_kv_bytes
 from motet.engine.model import CacheBudget, PagedModel
 from motet.engine.probe import probe
 from motet.engine.sampler import Sampler
@@ -116,7 +115,8 @@ def open_runtime(
     )
     progress("Building the model", 0.9)
     budget = CacheBudget(
-        settings.kv_cache_bytes or default_kv_bytes(device, settings.adapter_device_bytes),
+        settings.kv_cache_bytes,
+        settings.adapter_device_bytes,
         settings.block_size,
         settings.max_model_len,
     )
