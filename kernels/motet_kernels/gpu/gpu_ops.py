@@ -17,7 +17,7 @@ from motet_kernels.gpu.attention_plan import (
     launched_splits,
     plan_attention,
 )
-from motet_kernels.gpu.dense_product import BLOCK_ROWS, product_in_blocks
+from motet_kernels.gpu.dense_product import ROW_MULTIPLE, product_in_blocks
 from motet_kernels.gpu.lowrank_product import LowRankProduct
 from motet_kernels.gpu.nf4_layout import PackedNf4
 from motet_kernels.gpu.nf4_linear import Nf4Product
@@ -57,7 +57,7 @@ class GpuOps:
         self._tuning = tuning
 
     def row_multiple(self, dtype: torch.dtype) -> int:
-        return 1 if self._fast_math else BLOCK_ROWS
+        return 1 if self._fast_math else ROW_MULTIPLE
 
     def adapter_dtype(self, compute: torch.dtype) -> torch.dtype:
         return compute

@@ -37,7 +37,7 @@ PROMPTS = ([1, 5, 9], [1, 7], [1, 11, 4, 3, 2])
 
 
 class SmallSteps(GpuOps):
-    """Without padding to 64 rows, which the interpreter would take a minute for."""
+    """Without padding to 16 rows, which the interpreter takes its time for."""
 
     def row_multiple(self, dtype: torch.dtype) -> int:
         return 1
