@@ -13,6 +13,7 @@ from motet_kernels.gpu.tuning import SECTIONS, TuningTable
 from motet_kernels.gpu.tuning_formula import predicted
 from motet_kernels.gpu.tuning_search import OUTPUTS, ROWS, search
 from motet_kernels.gpu.tuning_trial import Trials
+from triton.runtime.errors import OutOfResources
 
 START = predicted(ARCHITECTURES["sm_90"], ("Some GPU",), 132)
 
@@ -70,6 +71,21 @@ def test_configuration_that_does_not_run_is_not_chosen() -> None:
     table = searched(seconds)
     assert {config.num_warps for config in table.configs("linear")} == {1}
     assert {config.num_warps for config in table.configs("gemv")} == {1}
+
+
+@pytest.mark.parametrize(
+    "error", [OutOfResources(300, 227, "shared memory"), RuntimeError("PassManager::run failed")]
+)
+def test_trial_that_the_compiler_or_the_gpu_refuses_is_none_of_the_others(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("motet_kernels.gpu.gpu_ops.GpuOps.adapted_linear", refused)
+    trials = Trials(START, torch.device("cpu"), torch.float32, in_features=64, cache_bytes=4096)
+    config = next(START.configs("linear"))
+    assert trials.seconds("linear", {"rows": 3, "outputs": 32}, config) == inf
 
 
 @pytest.mark.parametrize("broken", SECTIONS)
