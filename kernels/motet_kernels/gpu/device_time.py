@@ -20,7 +20,7 @@ def seconds_of(call: Callable[[], object], device: torch.device) -> float:
         return time.perf_counter() - started
     start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     # Without it the first event would pass at once, and what follows wait for the host.
-    torch.cuda._sleep(BUSY_CYCLES)
+    torch.cuda._sleep(BUSY_CYCLES)  # type: ignore[no-untyped-call]
     start.record()
     call()
     stop.record()

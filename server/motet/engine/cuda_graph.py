@@ -31,7 +31,7 @@ class CudaCapture:
         # torch hands streams out again after 32 of them, to each priority by itself. Adapters are
         # loaded on streams of the usual one: of another, ours is never theirs, whose copies would
         # be captured instead of made.
-        self._stream = torch.cuda.Stream(device, priority=-1)
+        self._stream = torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
 
     def __call__(self, forward: Callable[[], Tensor]) -> CudaGraph:
         """Raises RuntimeError where the pass waits for the device, or copies from memory that may

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from motet_adapters import AdapterStore, Arena, Limits
@@ -15,7 +16,6 @@ from motet_kernels import (
     BuildFailed,
     KernelReport,
     NoFastMath,
-    Ops,
     SamplingOps,
     Selection,
     select_kernels,
@@ -63,6 +63,13 @@ class Runtime:
         self.engine.stop()
         self.arena.close()
         self.store.close()
+
+
+class _ImageKind(NamedTuple):
+    """How adapters are kept on the host for the device that they are copied to."""
+
+    dtype: torch.dtype
+    pin_memory: bool
 
 
 class _Doorbell:
@@ -135,7 +142,8 @@ def open_runtime(
     tokenizer = Tokenizer.load(base.directory)
     directory = store_dir or store_directory(settings.data_dir)
     served = replace(base, input_groups=model.input_groups)
-    store = _store(directory, settings, served, ops, dtype, database, changes, require_room)
+    images = _ImageKind(ops.adapter_dtype(dtype), pin_memory=device.type == "cuda")
+    store = _store(directory, settings, served, images, database, changes, require_room)
     doorbell = _Doorbell()
 
     def image(digest: str) -> Image:
@@ -237,8 +245,7 @@ def _store(
     directory: Path,
     settings: Settings,
     base: QuantizedBase,
-    ops: Ops,
-    dtype: torch.dtype,
+    images: _ImageKind,
     database: Database | None,
     changes: ChangeFeed | None,
     require_room: RequireRoom,
@@ -246,7 +253,8 @@ def _store(
     return AdapterStore(
         directory,
         base,
-        dtype=ops.adapter_dtype(dtype),
+        dtype=images.dtype,
+        pin_memory=images.pin_memory,
         limits=Limits(
             max_upload_bytes=settings.max_upload_bytes, max_rank=settings.max_adapter_rank
         ),
