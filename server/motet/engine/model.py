@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig
 
 from motet.engine import kv_cache
 from motet.engine.attention import ATTENTION_NAME, PagedStep, register_attention
+from motet.engine.bare_products import hand_over_products
 from motet.engine.base import QuantizedBase
 from motet.engine.batch import Batch, BatchLayout
 from motet.engine.cuda_graph import CudaCapture
@@ -198,6 +199,8 @@ class PagedModel:
         for path, module in tuple(self._model.named_modules()):
             if type(module) is nn.Linear and module is not head:  # the head becomes a site
                 self._model.set_submodule(path, DenseLinear(module, self.ops))
+        if device.type == "cuda":  # on a CPU, row_multiple is what keeps these products' bits
+            hand_over_products(self._model, self.ops)
         return groups
 
 
