@@ -15,6 +15,8 @@ from motet_kernels.gpu.tuning_search import OUTPUTS, ROWS, search
 from motet_kernels.gpu.tuning_trial import Trials
 from triton.runtime.errors import OutOfResources
 
+from tests.support.interpreted import interpreted
+
 START = predicted(ARCHITECTURES["sm_90"], ("Some GPU",), 132)
 
 
@@ -94,6 +96,7 @@ def test_section_of_which_nothing_runs_is_named(broken: str) -> None:
         search(START, "made up", lambda section, sizes, config: inf if section == broken else 1.0)
 
 
+@interpreted
 @pytest.mark.parametrize(
     ("section", "sizes"),
     [

@@ -13,6 +13,8 @@ from motet.engine.token_counts import TokenCounts
 from motet_kernels.gpu.gpu_ops import GpuOps
 from torch import Tensor
 
+from tests.support.interpreted import interpreted
+
 VOCAB = 1531  # of no particular alignment
 ENDS = (2,)
 PROMPT = (5, 9, 9, 40)
@@ -99,6 +101,7 @@ def test_the_device_path_gives_what_the_host_path_gives(dtype: torch.dtype) -> N
     assert sampler._sample_on_device(logits, rows) == sampler.sample(logits, rows)
 
 
+@interpreted
 def test_tokens_drawn_on_the_device_are_those_drawn_on_the_host() -> None:
     logits = random_logits(12, torch.float32, seed=5)
     rows = mixed_rows(12, seed=6)
