@@ -74,7 +74,8 @@ gpu-check: $(TO_DEVELOP)
 	    echo "make gpu-check needs a CUDA device, and torch sees none" >&2; exit 1; }
 	$(BIN)/pytest -q tests/gpu
 	$(BIN)/pytest -q tests/kernels/test_*.py -k gpu
-	TRITON_INTERPRET=1 $(BIN)/pytest -q tests/kernels/gpu
+	TRITON_INTERPRET=1 $(BIN)/pytest -q tests/kernels/gpu tests/kernels/test_tuning_search.py \
+	    tests/server/engine/test_sampler.py
 	$(BIN)/python benchmarks/gpu_kernels.py $(ARGS)
 	$(BIN)/python benchmarks/serve.py --systems motet
 

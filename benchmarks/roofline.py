@@ -3,8 +3,9 @@
     python benchmarks/roofline.py [--keys 1024] [--padded-rank 64] [--page docs/kernels.md]
 
 For Motet and for an engine that keeps the base in bf16 and pads every adapter to one rank.
-Instructions per weight are counted in the kernels compiled for each GPU with its tuning table;
-everything else is arithmetic on data sheets (predicted/step.py). Every figure is a prediction.
+Instructions per weight are counted in the kernels compiled for each GPU with its tuning table, and
+in a plain bf16 linear (predicted/bf16_linear.py); everything else is arithmetic on data sheets
+(predicted/step.py). Every figure is a prediction.
 """
 
 from __future__ import annotations
@@ -18,28 +19,32 @@ from pathlib import Path
 
 if not __package__:  # run as a file rather than by `python -m benchmarks.roofline`
     sys.path[0] = str(Path(__file__).resolve().parents[1])
-os.environ.pop("TRITON_INTERPRET", None)  # kernels are compiled, not interpreted
+if __name__ == "__main__":
+    os.environ.pop("TRITON_INTERPRET", None)  # kernels are compiled, not interpreted
 
-from motet_kernels.gpu.architectures import ARCHITECTURES
+from motet_kernels.gpu.architectures import ARCHITECTURES, Architecture
+from motet_kernels.gpu.dense_product import ROW_MULTIPLE
 from motet_kernels.gpu.kernel_registry import all_specs
 from motet_kernels.gpu.kernel_specs import KernelSpec
 from motet_kernels.gpu.tuning_files import packaged_tables
 
 from benchmarks.aot.compilation import figures_of
 from benchmarks.aot.gates import Compiled
+from benchmarks.predicted.bf16_linear import bf16_spec
 from benchmarks.predicted.step import GPUS, LLAMA_3_1_8B, NF4_BYTES, Engine, Gpu, Load, parts
 from benchmarks.report import replaced
 
 RANK = 16
 ROWS, ADAPTERS = (1, 8, 32), (0, 1, 8, 32)
 COLUMNS = ("GPU", "rows", "adapters", "Motet: GB", "10^9 lane-instructions", "ms",
-           "bound by", "padded bf16: GB", "ms", "ratio of ms")  # fmt: skip
+           "bound by", "padded bf16: GB", "10^9 lane-instructions", "ms",
+           "ratio of ms")  # fmt: skip
 
 
 def main() -> None:
     options = _options()
-    motet = Engine("Motet", NF4_BYTES, lambda rank: rank, decoding)
-    padded = Engine("padded bf16", 2.0, lambda rank: max(rank, options.padded_rank))
+    motet = Engine("Motet", NF4_BYTES, lambda rank: rank, decoding, ROW_MULTIPLE)
+    padded = Engine("padded bf16", 2.0, lambda rank: max(rank, options.padded_rank), plain)
     text = f"{assumptions(options)}\n\n{table(motet, padded, options.keys)}"
     print(text)
     if options.page:
@@ -51,7 +56,8 @@ def assumptions(options: argparse.Namespace) -> str:
     """What has to be known to read the table."""
     counted = "; ".join(
         f"{gpu.name} {decoding(gpu, 1, 6144)[0]:.1f} at up to {decoding(gpu, 1, 6144)[1]} rows, "
-        f"{decoding(gpu, 32, 6144)[0]:.1f} at 32"
+        f"{decoding(gpu, 32, 6144)[0]:.1f} at 32, in bf16 {plain(gpu, 1, 6144)[0]:.1f} and "
+        f"{plain(gpu, 32, 6144)[0]:.1f}"
         for gpu in GPUS
     )
     sheets = "; ".join(
@@ -65,12 +71,15 @@ def assumptions(options: argparse.Namespace) -> str:
             "**Predictions, all of them: no figure here was measured on a GPU.** They are least "
             "times, at the peaks of data sheets; no real step reaches them.",
             f"Llama-3.1-8B, {options.keys} keys a row, adapters of rank {RANK} on all seven "
-            "projections, rows spread evenly over them (never more adapters than rows).",
+            "projections, rows spread evenly over them. A step reads no adapter that none of its "
+            "rows is on: of 32 adapters, 8 rows read 8.",
             f"Data sheets: {sheets}.",
-            f"Instructions a decoded weight, counted in the compiled kernels (q, k, v): {counted}.",
+            "Instructions a weight in the inner loop, all of them, counted in the compiled kernels "
+            f"(q, k, v): {counted}.",
             "Motet: NF4 base with float32 scales (0.5625 bytes a weight), adapters at their own "
-            "rank, lm_head in bf16. The other engine: base in bf16, adapters padded to rank "
-            f"{options.padded_rank}, the same lm_head and cache.",
+            f"rank, lm_head in bf16, a step's rows padded to a multiple of {ROW_MULTIPLE}. The "
+            "other engine: base in bf16, read by a plain Triton kernel, adapters padded to rank "
+            f"{options.padded_rank}, no padded rows, the same lm_head and cache.",
             "Counted: weights, adapters, keys and values, the linears' inputs and outputs. Left "
             "out: launches, norms, sampling, the adapters' instructions, and that reading and "
             "computing overlap only in part.",
@@ -82,7 +91,7 @@ def table(motet: Engine, padded: Engine, keys: int) -> str:
     lines = [_row(COLUMNS), _row("---" for _ in COLUMNS)]
     for gpu in GPUS:
         for rows in ROWS:
-            for adapters in (each for each in ADAPTERS if each <= rows):
+            for adapters in ADAPTERS:
                 load = Load(rows, adapters, RANK, keys)
                 lines.append(_row(_cells(gpu, load, motet, padded)))
     return "\n".join(lines)
@@ -100,6 +109,7 @@ def _cells(gpu: Gpu, load: Load, motet: Engine, padded: Engine) -> Iterator[str]
     yield f"{ours_s * 1e3:.2f}"
     yield "memory" if ours_s < 1.01 * reading else "instructions"
     yield f"{sum(part.num_bytes for part in theirs) / 1e9:.2f}"
+    yield f"{sum(part.instructions for part in theirs) / 1e9:.0f}"
     yield f"{theirs_s * 1e3:.2f}"
     yield f"{theirs_s / ours_s:.2f}"
 
@@ -115,9 +125,20 @@ def decoding(gpu: Gpu, rows: int, outputs: int) -> tuple[float, int]:
         for spec in all_specs(architecture)
         if _is_launched(spec, config.block_rows, fixed.block_outputs)
     )
+    return _counted(spec, architecture), config.block_rows
+
+
+@cache
+def plain(gpu: Gpu, rows: int, outputs: int) -> tuple[float, int]:
+    """The same of a linear on bf16 weights, in tiles of as many rows as Motet's."""
+    _, block_rows = decoding(gpu, rows, outputs)
+    return _counted(bf16_spec(block_rows), ARCHITECTURES[gpu.architecture]), block_rows
+
+
+def _counted(spec: KernelSpec, architecture: Architecture) -> float:
     compiled = Compiled(spec, architecture, figures_of(spec, architecture))
     assert compiled.instructions_per_weight is not None
-    return compiled.instructions_per_weight, config.block_rows
+    return compiled.instructions_per_weight
 
 
 def _is_launched(spec: KernelSpec, block_rows: int, block_outputs: int) -> bool:

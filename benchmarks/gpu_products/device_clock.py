@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from statistics import median
 
 import torch
+from motet_kernels.gpu.device_time import seconds_of
 
 
 class DeviceClock:
-    """On CUDA by events, which the device's own clock stamps; on the CPU, for tests, by ours."""
+    """What the kernels take, not what launching them does: see `seconds_of`."""
 
     def __init__(self, device: torch.device, rounds: int) -> None:
         self.device = device
@@ -24,20 +24,8 @@ class DeviceClock:
             times: list[list[float]] = [[] for _ in contenders]
             for _ in range(self._rounds):
                 for found, contender in zip(times, contenders, strict=True):
-                    found.append(self._time(contender))
+                    found.append(seconds_of(contender, self.device))
         return [median(each) for each in times]
-
-    def _time(self, contender: Callable[[], object]) -> float:
-        if self.device.type != "cuda":
-            started = time.perf_counter()
-            contender()
-            return time.perf_counter() - started
-        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        contender()
-        stop.record()
-        stop.synchronize()
-        return start.elapsed_time(stop) / 1e3
 
 
 def in_turn(calls: Sequence[Callable[[], object]]) -> Callable[[], object]:

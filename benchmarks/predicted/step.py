@@ -69,13 +69,19 @@ class Load:
 @dataclass(frozen=True)
 class Engine:
     """weight_bytes: of a weight in a linear. read_rank: of an adapter of a rank, how many ranks are
-    read. instructions: for (gpu, rows, N), instructions a decoded weight and rows that one decoding
-    serves; None: the weights are read as they are multiplied."""
+    read. instructions: for (gpu, rows, N), instructions a weight in the inner loop of the product,
+    and rows that one pass over the weights serves. row_multiple: what a step's rows are padded
+    to."""
 
     name: str
     weight_bytes: float
     read_rank: Callable[[int], int]
-    instructions: Callable[[Gpu, int, int], tuple[float, int]] | None = None
+    instructions: Callable[[Gpu, int, int], tuple[float, int]]
+    row_multiple: int = 1
+
+    def computed(self, rows: int) -> int:
+        """Rows that go through the linears, padding included."""
+        return ceil(rows / self.row_multiple) * self.row_multiple
 
 
 @dataclass(frozen=True)
@@ -120,18 +126,16 @@ GPUS = (
 
 def parts(model: Model, load: Load, engine: Engine, gpu: Gpu) -> Iterator[Part]:
     """The parts of a step, in order: base linears, adapters, attention, lm_head."""
+    rows = engine.computed(load.rows)
     for k, sizes in model.groups:
         weights, outputs = model.layers * k * sum(sizes), sum(sizes)
-        decoding = 0.0
-        if engine.instructions is not None:
-            per_weight, rows_served = engine.instructions(gpu, load.rows, outputs)
-            decoding = weights * per_weight * ceil(load.rows / rows_served)
-        moved = model.layers * load.rows * (k + outputs) * BF16
+        per_weight, rows_served = engine.instructions(gpu, rows, outputs)
+        moved = model.layers * rows * (k + outputs) * BF16
         yield Part(
             f"linears {k} to {outputs}",
             weights * engine.weight_bytes + moved,
-            decoding,
-            2 * weights * load.rows,
+            weights * per_weight * ceil(rows / rows_served),
+            2 * weights * rows,
         )
     if load.active:
         sizes_of_one = sum(k + n for k, ns in model.groups for n in ns) * model.layers

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from benchmarks import roofline
 from benchmarks.predicted.step import (
     GPUS,
     LLAMA_3_1_8B,
@@ -22,7 +23,7 @@ GPU = Gpu("small", "sm_90", 2, 1e9, 1e9, 1e12)
 MODEL = Model(2, ((64, (32, 16)), (64, (64,))), 100, 64, kv_heads=2, head_size=8)
 LOAD = Load(rows=3, adapters=2, rank=4, keys=10)
 NF4 = Engine("nf4", NF4_BYTES, lambda rank: rank, lambda gpu, rows, outputs: (8.0, 2))
-BF16 = Engine("bf16", 2.0, lambda rank: max(rank, 16))
+BF16 = Engine("bf16", 2.0, lambda rank: max(rank, 16), lambda gpu, rows, outputs: (1.5, 4))
 
 
 def named(load: Load, engine: Engine) -> dict[str, Part]:
@@ -35,7 +36,27 @@ def test_linears_are_read_once_and_decoded_for_each_block_of_rows() -> None:
     assert found.num_bytes == weights * 0.5625 + 2 * 3 * (64 + 48) * 2
     assert found.instructions == weights * 8.0 * 2  # 3 rows are two blocks of 2
     assert found.flops == 2 * weights * 3
-    assert named(LOAD, BF16)["linears 64 to 48"].instructions == 0
+    assert named(LOAD, BF16)["linears 64 to 48"].instructions == weights * 1.5
+
+
+def test_rows_that_are_padded_go_through_the_linears_alone() -> None:
+    padding = replace(NF4, row_multiple=16)
+    found, without = named(LOAD, padding), named(LOAD, NF4)
+    linears, weights = found["linears 64 to 48"], 2 * 64 * 48
+    assert linears.num_bytes == weights * 0.5625 + 2 * 16 * (64 + 48) * 2
+    assert linears.instructions == weights * 8.0 * 8
+    assert linears.flops == 2 * weights * 16
+    assert all(found[name] == without[name] for name in ("adapters", "attention", "lm_head"))
+
+
+def test_every_step_asked_about_is_in_the_table() -> None:
+    table = roofline.table(NF4, BF16, keys=10)
+    rows = [line.split(" | ")[:3] for line in table.splitlines()[2:]]
+    assert len(rows) == len(GPUS) * 3 * 4
+    assert ["| NVIDIA L4", "8", "32"] in rows
+    cells = {tuple(line.split(" | ")[:3]): line.split(" | ")[3:] for line in table.splitlines()}
+    few, many = cells["| NVIDIA L4", "8", "8"], cells["| NVIDIA L4", "8", "32"]
+    assert few == many != cells["| NVIDIA L4", "8", "1"]
 
 
 def test_adapters_are_read_once_each_at_the_rank_that_the_engine_keeps() -> None:

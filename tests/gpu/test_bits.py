@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 from motet_kernels import Routing
+from motet_kernels.gpu.dense_product import ROW_MULTIPLE
 from motet_kernels.gpu.gpu_ops import GpuOps
 from torch import Tensor
 
@@ -85,3 +86,16 @@ def test_dense_linear_has_the_same_bits_for_every_number_of_rows(dtype: torch.dt
     together = ops.dense_linear(x, weight, None)
     for count in COUNTS:
         assert torch.equal(ops.dense_linear(x[:count], weight, None), together[:count])
+
+
+@pytest.mark.parametrize("size", [32, 64, 128, 576, 4096, 8192])
+def test_torchs_sums_over_features_have_the_same_bits_from_the_row_multiple_on(size: int) -> None:
+    """What norms do between our kernels. If this fails, ROW_MULTIPLE has to be larger."""
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(2048, size, generator=generator).to(DEVICE)
+    x[:, size // 2 :] = -x[:, : size // 2].flip(1)  # what is left is the rounding, by its order
+    together = x.mean(-1, keepdim=True)
+    squares = x.pow(2).mean(-1, keepdim=True)
+    for count in range(ROW_MULTIPLE, 2048, ROW_MULTIPLE):
+        assert torch.equal(x[:count].mean(-1, keepdim=True), together[:count])
+        assert torch.equal(x[:count].pow(2).mean(-1, keepdim=True), squares[:count])

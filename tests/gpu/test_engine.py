@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.gpu.conftest import DEVICE
 from tests.server.engine.test_parity import CASES, Stage, make_stage
 from tests.support.peft_adapters import logits
-from tests.support.serving import LogitTap, again, run, served
+from tests.support.serving import LogitTap, again, request, run, served
 from tests.support.tiny_models import make_checkpoint
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow]
@@ -49,3 +50,21 @@ def test_request_has_the_same_logits_alone_and_in_a_batch(stage: Stage, name: st
         by_itself = tap.of(item).cpu()
     assert alone.token_ids == together[name].token_ids
     assert torch.equal(in_batch, by_itself)
+
+
+@pytest.mark.parametrize("architecture", ["mixtral", "qwen3_moe", "gemma2", "phi3"])
+def test_base_request_has_the_same_logits_alone_and_in_a_batch(
+    architecture: str, tmp_path: Path
+) -> None:
+    """Mixtures, whose routers and experts see other tokens in a batch; windows and soft caps."""
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", architecture)
+    prompts = [[1, 5 + n, *range(9, 9 + 3 * n)] for n in range(6)]
+    items = [request(prompt, None, max_tokens=20, ignore_eos=True) for prompt in prompts]
+    with served(checkpoint, tmp_path / "data", device=DEVICE.type, dtype="bfloat16") as runtime:
+        with LogitTap(runtime) as together:
+            run(runtime, items)
+        for item in items:
+            alone = again(item)
+            with LogitTap(runtime) as tap:
+                run(runtime, [alone])
+            assert torch.equal(tap.of(alone), together.of(item))

@@ -47,6 +47,7 @@ def test_graphs_have_the_bits_of_eager_steps_and_adapters_come_without_recapture
     model = runtime.engine._model
     graphs = model.graphs
     assert graphs is not None, "the engine runs graphs on CUDA"
+    assert graphs.num_captures == 1, "the probe's single tokens, on the base"
     requests = []
     with LogitTap(runtime) as replayed:
         for adapter in adapters(runtime, tmp_path):
@@ -56,9 +57,10 @@ def test_graphs_have_the_bits_of_eager_steps_and_adapters_come_without_recapture
             ]
             run(runtime, pair)
             requests += pair
-            captures = graphs.num_captures
-            assert captures >= 1
-    assert graphs.num_captures <= 2, "base rows alone, and rows with adapters: whichever adapters"
+            assert graphs.num_captures >= 2
+    # The first adapter makes all launches other ones. Base rows alone may come again while the
+    # next adapter is on its way.
+    assert graphs.num_captures <= 3, "base rows alone, and rows with adapters: whichever adapters"
     assert graphs.num_replays > len(requests) * NUM_TOKENS // 4
 
     model.graphs = None
@@ -74,6 +76,7 @@ def test_a_larger_rank_than_any_captured_is_captured_again(
 ) -> None:
     graphs = runtime.engine._model.graphs
     assert graphs is not None
+    captures = graphs.num_captures
     for rank in (4, 40):
         config = LoraConfig(r=rank, lora_alpha=16, target_modules=["q_proj"])
         directory = tmp_path / f"rank{rank}"
@@ -86,4 +89,4 @@ def test_a_larger_rank_than_any_captured_is_captured_again(
         chosen = expected.gather(1, torch.tensor(outcome.token_ids)[:, None])[:, 0]
         # in bfloat16 the oracle's own best may be another by a hair
         assert (expected.max(dim=1).values - chosen).max() < 0.05 * expected.abs().max()
-    assert graphs.num_captures == 2
+    assert graphs.num_captures == captures + 2

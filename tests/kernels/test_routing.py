@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from motet_kernels import Routing, Segment
+from motet_kernels import AttentionRow, Routing, Segment
 from motet_kernels.cpu.segments import SegmentPlan
+from motet_kernels.gpu.gpu_ops import GpuOps
 from motet_kernels.gpu.tiles import Tiles
 
 from tests.support.kernel_cases import CPU
@@ -62,3 +63,16 @@ def test_tiles_hold_every_token_once() -> None:
     assert places == [[0, 0, 3], [4, 3, 19], [4, 19, 35], [4, 35, 40]]
     assert tiles.has_adapters
     assert not Tiles.build(Routing.from_slots([0]), CPU).has_adapters
+
+
+def test_a_step_s_tiles_stay_beside_those_of_its_experts() -> None:
+    """Each expert has a routing of its own; the linears between them come with the step's."""
+    ops, step = GpuOps(), Routing.from_slots([0, 2])
+    rows = [AttentionRow(0, 2, 2, (1,))]
+    ops.stage([step], rows, 16, CPU, lambda table: torch.from_numpy(table.copy()), None)
+    staged = ops._tiles_of(step, CPU)
+    for slot in (1, 2):
+        expert = Routing.from_slots([slot])
+        assert ops._tiles_of(expert, CPU).rows.tolist() == [[slot, 0, 1, 0]]
+        assert ops._tiles_of(expert, CPU) is ops._tiles_of(expert, CPU)
+        assert ops._tiles_of(step, CPU) is staged

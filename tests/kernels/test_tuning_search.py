@@ -13,6 +13,9 @@ from motet_kernels.gpu.tuning import SECTIONS, TuningTable
 from motet_kernels.gpu.tuning_formula import predicted
 from motet_kernels.gpu.tuning_search import OUTPUTS, ROWS, search
 from motet_kernels.gpu.tuning_trial import Trials
+from triton.runtime.errors import OutOfResources
+
+from tests.support.interpreted import interpreted
 
 START = predicted(ARCHITECTURES["sm_90"], ("Some GPU",), 132)
 
@@ -72,12 +75,28 @@ def test_configuration_that_does_not_run_is_not_chosen() -> None:
     assert {config.num_warps for config in table.configs("gemv")} == {1}
 
 
+@pytest.mark.parametrize(
+    "error", [OutOfResources(300, 227, "shared memory"), RuntimeError("PassManager::run failed")]
+)
+def test_trial_that_the_compiler_or_the_gpu_refuses_is_none_of_the_others(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("motet_kernels.gpu.gpu_ops.GpuOps.adapted_linear", refused)
+    trials = Trials(START, torch.device("cpu"), torch.float32, in_features=64, cache_bytes=4096)
+    config = next(START.configs("linear"))
+    assert trials.seconds("linear", {"rows": 3, "outputs": 32}, config) == inf
+
+
 @pytest.mark.parametrize("broken", SECTIONS)
 def test_section_of_which_nothing_runs_is_named(broken: str) -> None:
     with pytest.raises(RuntimeError, match=f"no configuration of {broken} runs"):
         search(START, "made up", lambda section, sizes, config: inf if section == broken else 1.0)
 
 
+@interpreted
 @pytest.mark.parametrize(
     ("section", "sizes"),
     [

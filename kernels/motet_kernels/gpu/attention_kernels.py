@@ -124,7 +124,7 @@ def attention_kernel(
     v_cache,  # [P, BLOCK_SIZE, Hkv, Dv]
     out,  # [T, Hq, Dv]
     partials,  # float32 [partial rows, Hq, MAX_SPLITS, PARTIAL_LEN]: weighted sum, largest, total
-    plan,  # int32: see attention_plan.py
+    plan,  # int32 [n], the table of attention_plan.py
     q_token_stride,
     q_head_stride,
     scale,
@@ -212,7 +212,7 @@ def attention_kernel(
 def merge_kernel(
     out,  # [T, Hq, Dv]
     partials,  # float32 [partial rows, Hq, MAX_SPLITS, PARTIAL_LEN]
-    plan,  # int32: see attention_plan.py
+    plan,  # int32 [n], the table of attention_plan.py
     window,  # None: none
     window_split,
     NUM_KV_HEADS: tl.constexpr,
@@ -223,7 +223,9 @@ def merge_kernel(
     BLOCK_G: tl.constexpr,
     BLOCK_V: tl.constexpr,
 ):
-    """out[t, h] from the parts that attention_kernel left. Grid (tiles of one token, Hkv)."""
+    """out[t, h] = (sum_s e_s acc_s) / (sum_s e_s total_s), e_s = exp(top_s - largest top), over
+    the splits s that attention_kernel left of a query, in order. Grid (tiles of one token, Hkv).
+    """
     row, tile = _row_of(plan, tl.program_id(0), 1)
     partial_row = tl.load(row + 5)
     if (partial_row < 0) | (tile >= tl.load(row + 1)):

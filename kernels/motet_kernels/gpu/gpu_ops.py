@@ -17,7 +17,7 @@ from motet_kernels.gpu.attention_plan import (
     launched_splits,
     plan_attention,
 )
-from motet_kernels.gpu.dense_product import BLOCK_ROWS, product_in_blocks
+from motet_kernels.gpu.dense_product import ROW_MULTIPLE, product_in_blocks
 from motet_kernels.gpu.lowrank_product import LowRankProduct
 from motet_kernels.gpu.nf4_layout import PackedNf4
 from motet_kernels.gpu.nf4_linear import Nf4Product
@@ -52,12 +52,13 @@ class GpuOps:
 
     def __init__(self, *, fast_math: bool = False, tuning: TuningTable | None = None) -> None:
         self._fast_math = fast_math
-        self._tiles: list[tuple[Routing, Tiles]] = []
+        self._staged: list[tuple[Routing, Tiles]] = []  # of the step
+        self._latest: list[tuple[Routing, Tiles]] = []  # of one that was not, such as an expert's
         self._products: tuple[LowRankProduct, Nf4Product] | None = None
         self._tuning = tuning
 
     def row_multiple(self, dtype: torch.dtype) -> int:
-        return 1 if self._fast_math else BLOCK_ROWS
+        return 1 if self._fast_math else ROW_MULTIPLE
 
     def adapter_dtype(self, compute: torch.dtype) -> torch.dtype:
         return compute
@@ -116,11 +117,11 @@ class GpuOps:
 
     def _tiles_of(self, routing: Routing, device: torch.device) -> Tiles:
         """The step's tiles; every linear of a step comes with the same routing."""
-        for known, tiles in self._tiles:
+        for known, tiles in (*self._staged, *self._latest):
             if known is routing:
                 return tiles
-        self._tiles = [(routing, Tiles.build(routing, device))]
-        return self._tiles[0][1]
+        self._latest = [(routing, Tiles.build(routing, device))]
+        return self._latest[0][1]
 
     def launch_shape(
         self,
@@ -143,7 +144,7 @@ class GpuOps:
         shape: LaunchShape | None,
     ) -> AttentionPlan:
         slots, splits = (None, None) if shape is None else (shape.num_slots, shape.num_splits)
-        self._tiles = [(routing, Tiles.at(routing, place, slots)) for routing in routings]
+        self._staged = [(routing, Tiles.at(routing, place, slots)) for routing in routings]
         split_len = self._tuning_on(device).attention_split_len
         plan = HostPlan.build(rows, block_size, split_len, splits)
         return plan.on(place(plan.table))

@@ -18,8 +18,12 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 def default_kv_bytes(device: torch.device, reserved: int) -> int:
-    """Bytes for the KV cache from what is free now, less `reserved` bytes promised to others."""
+    """Bytes for the KV cache from what is free now, less `reserved` bytes promised to others.
+
+    Ask when the weights are on the device.
+    """
     if device.type == "cuda":
+        torch.cuda.empty_cache()  # what packing the weights has left in torch's hands
         free, _ = torch.cuda.mem_get_info(device)
         return max(int((free - reserved) * CUDA_SHARE), 0)
     return max(min(int((free_host_bytes() - reserved) * CPU_SHARE), CPU_MOST), 0)

@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig
 
 from motet.engine import kv_cache
 from motet.engine.attention import ATTENTION_NAME, PagedStep, register_attention
+from motet.engine.bare_products import hand_over_products
 from motet.engine.base import QuantizedBase
 from motet.engine.batch import Batch, BatchLayout
 from motet.engine.cuda_graph import CudaCapture
@@ -21,6 +22,7 @@ from motet.engine.kv_edits import KvEdit
 from motet.engine.layer_form import find_candidates
 from motet.engine.layers import adopt, put_on_trial
 from motet.engine.linear import AdaptedLinear, CurrentRouting, DenseLinear, LinearGroup
+from motet.engine.memory import default_kv_bytes
 from motet.engine.sites import Sites
 from motet.engine.step_buffers import StepBuffers
 from motet.engine.step_graphs import StepGraphs, row_buckets
@@ -38,7 +40,8 @@ A row's neighbours would change its answer, so lengths are capped where they do 
 class CacheBudget:
     """How much KV cache to allocate: `num_bytes`, in blocks of `block_size` positions."""
 
-    num_bytes: int
+    num_bytes: int | None  # None: what is free once the weights are there, less `reserved_bytes`
+    reserved_bytes: int  # promised to others of what is free
     block_size: int
     max_model_len: int | None  # None: whatever the model was made for
 
@@ -82,7 +85,8 @@ class PagedModel:
         self.max_positions = _max_positions(config)
         self.max_model_len = min(self.max_positions, budget.max_model_len or self.max_positions)
         per_block = kv_cache.block_bytes(found.layers, budget.block_size, dtype)
-        self.num_blocks = kv_cache.num_blocks_within(budget.num_bytes, per_block, budget.block_size)
+        num_bytes = budget.num_bytes or default_kv_bytes(device, budget.reserved_bytes)
+        self.num_blocks = kv_cache.num_blocks_within(num_bytes, per_block, budget.block_size)
         self.kv_bytes = (self.num_blocks + 1) * per_block
         self._caches = kv_cache.allocate(
             found.layers, self.num_blocks, budget.block_size, dtype, device
@@ -195,6 +199,8 @@ class PagedModel:
         for path, module in tuple(self._model.named_modules()):
             if type(module) is nn.Linear and module is not head:  # the head becomes a site
                 self._model.set_submodule(path, DenseLinear(module, self.ops))
+        if device.type == "cuda":  # on a CPU, row_multiple is what keeps these products' bits
+            hand_over_products(self._model, self.ops)
         return groups
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from motet_adapters import AdapterStore, Arena, Limits
@@ -16,7 +17,6 @@ from motet_kernels import (
     KernelReport,
     LargestOps,
     NoFastMath,
-    Ops,
     SamplingOps,
     Selection,
     select_kernels,
@@ -26,7 +26,6 @@ from motet.blobs import open_origin
 from motet.engine.base import Progress, QuantizedBase, open_base
 from motet.engine.cores import compute_with, usable_cores
 from motet.engine.engine import Engine
-from motet.engine.memory import default_kv_bytes
 from motet.engine.model import CacheBudget, PagedModel
 from motet.engine.probe import probe
 from motet.engine.sampler import Sampler
@@ -65,6 +64,13 @@ class Runtime:
         self.engine.stop()
         self.arena.close()
         self.store.close()
+
+
+class _ImageKind(NamedTuple):
+    """How adapters are kept on the host for the device that they are copied to."""
+
+    dtype: torch.dtype
+    pin_memory: bool
 
 
 class _Doorbell:
@@ -117,7 +123,8 @@ def open_runtime(
     )
     progress("Building the model", 0.9)
     budget = CacheBudget(
-        settings.kv_cache_bytes or default_kv_bytes(device, settings.adapter_device_bytes),
+        settings.kv_cache_bytes,
+        settings.adapter_device_bytes,
         settings.block_size,
         settings.max_model_len,
     )
@@ -136,7 +143,8 @@ def open_runtime(
     tokenizer = Tokenizer.load(base.directory)
     directory = store_dir or store_directory(settings.data_dir)
     served = replace(base, input_groups=model.input_groups)
-    store = _store(directory, settings, served, ops, dtype, database, changes, require_room)
+    images = _ImageKind(ops.adapter_dtype(dtype), pin_memory=device.type == "cuda")
+    store = _store(directory, settings, served, images, database, changes, require_room)
     doorbell = _Doorbell()
 
     def image(digest: str) -> Image:
@@ -243,8 +251,7 @@ def _store(
     directory: Path,
     settings: Settings,
     base: QuantizedBase,
-    ops: Ops,
-    dtype: torch.dtype,
+    images: _ImageKind,
     database: Database | None,
     changes: ChangeFeed | None,
     require_room: RequireRoom,
@@ -252,7 +259,8 @@ def _store(
     return AdapterStore(
         directory,
         base,
-        dtype=ops.adapter_dtype(dtype),
+        dtype=images.dtype,
+        pin_memory=images.pin_memory,
         limits=Limits(
             max_upload_bytes=settings.max_upload_bytes, max_rank=settings.max_adapter_rank
         ),

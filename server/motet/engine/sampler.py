@@ -127,7 +127,9 @@ class Sampler:
 
     def _sample_on_device(self, logits: Tensor, rows: Sequence[SampleRow]) -> list[Sampled]:
         """Tokens are chosen where the logits are. Only rows that need more are copied, together
-        with the tokens: the host waits for the device once."""
+        with the tokens: the host waits for the device once, and not at all for no rows."""
+        if not rows:
+            return []
         if self._device is None:
             others = [i for i, row in enumerate(rows) if not row.plain]
             values, ids = logits.max(dim=-1)
@@ -135,12 +137,15 @@ class Sampler:
         else:
             others = [i for i, row in enumerate(rows) if not row.bare]
             chosen = self._device.choose(logits, [row.draw for row in rows])
-        wanted = copied_to(logits.device, torch.tensor(others, dtype=torch.int64))
-        tokens, rest = _on_host(chosen, logits.index_select(0, wanted))
+        wanted = [chosen]
+        if others:
+            index = copied_to(logits.device, torch.tensor(others, dtype=torch.int64))
+            wanted.append(logits.index_select(0, index))
+        tokens, *rest = _on_host(*wanted)
         sampled = [_plain(token) for token in tokens.tolist()]
-        arrays = HostLogits(rest)
-        for at, i in enumerate(others):
-            sampled[i] = self._sample(arrays.row(at), rows[i])
+        for array in map(HostLogits, rest):
+            for at, i in enumerate(others):
+                sampled[i] = self._sample(array.row(at), rows[i])
         return sampled
 
     def _sample(self, logits: NDArray[np.float32], row: SampleRow) -> Sampled:

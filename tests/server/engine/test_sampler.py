@@ -6,12 +6,15 @@ from typing import Any
 
 import pytest
 import torch
+from motet.engine import sampler as sampler_module
 from motet.engine.request import LogProb, SamplingParams
 from motet.engine.sampler import Sampled, Sampler, SampleRow
 from motet.engine.token_counts import TokenCounts
 from motet_kernels import ReferenceOps
 from motet_kernels.gpu.gpu_ops import GpuOps
 from torch import Tensor
+
+from tests.support.interpreted import interpreted
 
 VOCAB = 1531  # of no particular alignment
 ENDS = (2,)
@@ -113,6 +116,7 @@ def test_a_host_that_finds_the_largest_changes_nothing(dtype: torch.dtype) -> No
     )
 
 
+@interpreted
 def test_tokens_drawn_on_the_device_are_those_drawn_on_the_host() -> None:
     logits = random_logits(12, torch.float32, seed=5)
     rows = mixed_rows(12, seed=6)
@@ -120,6 +124,24 @@ def test_tokens_drawn_on_the_device_are_those_drawn_on_the_host() -> None:
     on_device = Sampler(ENDS, GpuOps())._sample_on_device(logits, rows)
     assert on_device == Sampler(ENDS).sample(logits, rows)
     assert any(row.bare and not row.plain for row in rows)
+
+
+def test_the_device_sends_tokens_and_the_rows_that_need_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sent: list[list[tuple[int, ...]]] = []
+
+    def on_host(*tensors: Tensor) -> list[Tensor]:
+        sent.append([tuple(tensor.shape) for tensor in tensors])
+        return list(tensors)
+
+    monkeypatch.setattr(sampler_module, "_on_host", on_host)
+    sampler, greedy = Sampler(ENDS), row(temperature=0)
+    logits = random_logits(3, torch.float32, seed=5)
+    for rows in ([greedy] * 3, [greedy, row(), greedy]):
+        assert sampler._sample_on_device(logits, rows) == sampler.sample(logits, rows)
+    assert sampler._sample_on_device(logits[:0], []) == []
+    assert sent == [[(3,)], [(3,), (1, VOCAB)]]
 
 
 def generate(sampler: Sampler, params: SamplingParams, preempt_at: int | None = None) -> list[int]:

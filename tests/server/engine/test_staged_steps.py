@@ -24,20 +24,21 @@ from motet_kernels.gpu.gpu_ops import GpuOps
 from peft import LoraConfig
 
 from tests.support.dense_model import dense_model
+from tests.support.interpreted import interpreted
 from tests.support.ordered_dot import order_dots
 from tests.support.peft_adapters import make_adapter
 from tests.support.recorded_graph import Recorder
 from tests.support.serving import LogitTap, again, request, run, served, upload
 from tests.support.tiny_models import make_checkpoint
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, interpreted]
 
 NUM_TOKENS = 5
 PROMPTS = ([1, 5, 9], [1, 7], [1, 11, 4, 3, 2])
 
 
 class SmallSteps(GpuOps):
-    """Without padding to 64 rows, which the interpreter would take a minute for."""
+    """Without padding to 16 rows, which the interpreter takes its time for."""
 
     def row_multiple(self, dtype: torch.dtype) -> int:
         return 1
