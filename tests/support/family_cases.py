@@ -159,7 +159,7 @@ def make(
         return Truth(_saved(files, directory), model)
     if name in ON_THE_ORIGINAL:
         original = _with_originals(plain, base)
-        oracle = _written(ON_THE_ORIGINAL[name](rank), original, directory, seed)
+        oracle = written(ON_THE_ORIGINAL[name](rank), original, directory, seed)
         merged = oracle.merge_and_unload()
         before = _with_originals(plain, base)
         deltas = {
@@ -168,10 +168,10 @@ def make(
         }
         return Truth(directory, _with_deltas(plain, deltas))
     config = {**ON_THE_DEQUANTISED, **BESIDES}[name](rank)
-    return Truth(directory, _written(config, plain, directory, seed))
+    return Truth(directory, written(config, plain, directory, seed))
 
 
-def _written(config: PeftConfig, model: PreTrainedModel, directory: Path, seed: int) -> PeftModel:
+def written(config: PeftConfig, model: PreTrainedModel, directory: Path, seed: int) -> PeftModel:
     """By PEFT, every trained tensor changed at random; then read by PEFT again."""
     trained = get_peft_model(copy.deepcopy(model), config, autocast_adapter_dtype=False)
     random = torch.Generator().manual_seed(seed)
