@@ -173,7 +173,9 @@ def find_family(fields: Fields, tensors: Mapping[str, StoredTensor]) -> Family:
     peft_type = "" if is_of_adapters_library(fields) else fields.get("peft_type")
     if peft_type is None:
         raise AdapterRefused(
-            f"{CONFIG_FILE} has no peft_type: it is not a config that PEFT wrote.", "peft_type"
+            f"{CONFIG_FILE} has no peft_type: it is not a config that PEFT wrote, so these tensors "
+            f"found no home: {listed(list(tensors))}.",
+            "peft_type",
         )
     for family in FAMILIES:
         if (
