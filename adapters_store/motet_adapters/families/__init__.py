@@ -22,6 +22,7 @@ A family that cannot be served has a `fix` in place of a plan, and its test is t
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from motet_adapters.base_weights import BaseWeights
 from motet_adapters.config_fields import Fields
@@ -31,7 +32,7 @@ from motet_adapters.families.bdlora import BDLORA
 from motet_adapters.families.beft import BEFT
 from motet_adapters.families.bottleneck import BOTTLENECK
 from motet_adapters.families.bottleneck_config import is_of_adapters_library
-from motet_adapters.families.config_keys import is_set
+from motet_adapters.families.config_keys import TARGETS, is_set
 from motet_adapters.families.deft import DEFT
 from motet_adapters.families.delora import DELORA
 from motet_adapters.families.dense_updates import C3A, FOURIERFT, HIRA, OSF, SHIRA
@@ -165,7 +166,21 @@ def plan_upload(
         raise AdapterRefused(f"{family.title} is not served: {family.fix}.", family.param)
     if family.keys is not None:
         family.keys.require_known(fields.without(LOSSY_KEY))
-    return plan(fields, tensors, base, limits)
+    found = plan(fields, tensors, base, limits)
+    return replace(found, warnings=(*found.warnings, *_of_expressions(family, fields)))
+
+
+def _of_expressions(family: Family, fields: Fields) -> tuple[str, ...]:
+    """PEFT adapts on loading what an expression matches; here the file alone says what it was."""
+    is_targeted = family.keys is not None and family.keys.served >= TARGETS
+    if not is_targeted or not is_set(fields, "target_modules"):
+        return ()
+    if not fields.targets().is_expression:
+        return ()
+    return (
+        "target_modules or exclude_modules is an expression, which is never run: adapted are the "
+        "modules that the file has tensors for.",
+    )
 
 
 def find_family(fields: Fields, tensors: Mapping[str, StoredTensor]) -> Family:

@@ -66,7 +66,7 @@ def lora_plan(prepare: Prepare, kind: str | None = None, *warnings: str) -> Plan
             found,
             copies=_copies(found, tensors, base),
             invocation_tokens=invocation,
-            warnings=(*warnings, *_warnings(settings, targets)),
+            warnings=warnings,
         )
 
     return plan
@@ -119,15 +119,6 @@ def _invocation(fields: Fields, settings: LoraSettings, base: BaseWeights) -> tu
             together[0],
         )
     return tokens
-
-
-def _warnings(settings: LoraSettings, targets: Sequence[str]) -> tuple[str, ...]:
-    if not settings.targets.is_expression:
-        return ()
-    return (
-        "target_modules or exclude_modules is an expression, which is never run: adapted are the "
-        f"{len(targets)} modules that the file has tensors for.",
-    )
 
 
 DORA = Family(
