@@ -59,6 +59,8 @@ TIED: dict[str, PeftConfig] = {
 ON_EXPERTS: dict[str, PeftConfig] = {
     "experts": _lora(target_parameters=EXPERTS),
     "experts and linears": _lora("q_proj", target_parameters=EXPERTS, use_rslora=True),
+    # PEFT makes of the names that experts had as linears those of their stacked weights.
+    "experts as linears": _lora("q_proj", "gate_proj", "up_proj", "down_proj"),
     "some experts": _lora(
         target_parameters=["experts.down_proj"], rank_pattern={"experts.down_proj": 2}
     ),
