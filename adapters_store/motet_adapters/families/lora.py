@@ -9,7 +9,7 @@ from motet_adapters.copies import no_copy
 from motet_adapters.errors import AdapterRefused
 from motet_adapters.families.beside import beside_sites
 from motet_adapters.families.combined import combined
-from motet_adapters.families.config_keys import is_set
+from motet_adapters.families.config_keys import is_set, require_causal
 from motet_adapters.families.family import Family, Plan
 from motet_adapters.families.lora_config import (
     KEYS,
@@ -109,6 +109,8 @@ def _copies(
 
 def _invocation(fields: Fields, settings: LoraSettings, base: BaseWeights) -> tuple[int, ...]:
     tokens = fields.numbers(_INVOCATION, base.embedding()[1][0] - 1)
+    if tokens:
+        require_causal(fields, "an adapter with invocation tokens")
     together = [key for key in _NOT_WITH_INVOCATION if is_set(fields, key)]
     if settings.bias != "none":
         together.append("bias")
