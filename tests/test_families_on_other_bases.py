@@ -11,6 +11,7 @@ from typing import Any
 
 import peft
 import pytest
+from motet_adapters import AdapterRefused
 from peft import LoraConfig, PeftConfig
 
 from tests.support.dense_model import dense_model
@@ -114,3 +115,9 @@ def test_with_experts(mixture: Stage, name: str) -> None:
 
 def test_all_in_one_batch_with_experts(mixture: Stage) -> None:
     mixture.require_right_together([None, *ON_EXPERTS, *OTHERS, None])
+
+
+def test_an_adapter_on_the_router_is_refused_as_such(mixture: Stage, tmp_path: Path) -> None:
+    written(_lora("q_proj", target_modules="all-linear"), mixture.plain, tmp_path, seed=1)
+    with pytest.raises(AdapterRefused, match="a mixture's router"):
+        upload(mixture.runtime, "tenant", "router", tmp_path)
