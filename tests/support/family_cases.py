@@ -23,7 +23,7 @@ from peft.tuners import CartridgeConfig
 from peft.tuners.beft import BeftConfig
 from peft.tuners.cpt import CPTConfig
 from peft.tuners.deft import DeftConfig
-from peft.tuners.lora.config import BdLoraConfig, KasaConfig
+from peft.tuners.lora.config import BdLoraConfig, KasaConfig, VeloraConfig
 from peft.tuners.pvera import PveraConfig
 from peft.tuners.unilora import UniLoraConfig
 from torch import Tensor, nn
@@ -50,6 +50,7 @@ ON_THE_DEQUANTISED: Mapping[str, Callable[[int], PeftConfig]] = {
     "modulora": _lora,
     "rslora": lambda r: _lora(r, use_rslora=True),
     "dora": lambda r: _lora(r, use_dora=True),
+    "velora": lambda r: _lora(r, velora_config=VeloraConfig(num_groups=4)),
     "eva": lambda r: _lora(r, init_lora_weights="eva", rank_pattern={"q_proj": 2}),
     "mica": lambda r: _lora(r, init_lora_weights="mica"),
     "orthogonal-lora": lambda r: _lora(r, init_lora_weights="orthogonal"),

@@ -46,7 +46,7 @@ from motet_adapters.families.ln_tuning import LN_TUNING
 from motet_adapters.families.loftq import LOFTQ
 from motet_adapters.families.loha import LOHA
 from motet_adapters.families.lokr import LOKR
-from motet_adapters.families.lora import ALORA, DORA, PLAIN_LORA, RSLORA
+from motet_adapters.families.lora import ALORA, DORA, PLAIN_LORA, RSLORA, VELORA
 from motet_adapters.families.lora_xs import LORA_XS
 from motet_adapters.families.miss import MISS
 from motet_adapters.families.nola import NOLA
@@ -113,6 +113,7 @@ FAMILIES: tuple[Family, ...] = (
     ALORA,
     DORA,
     RSLORA,
+    VELORA,
     *PLAIN_LORA,
     ADALORA,
     IA3,

@@ -30,6 +30,7 @@ from motet_adapters.safetensors_file import StoredTensor
 
 _INVOCATION = "alora_invocation_tokens"
 _PARAMETERS = "target_parameters"
+_VELORA = "velora_config"
 # PEFT changes these for the whole sequence; aLoRA leaves the base alone before its invocation.
 _NOT_WITH_INVOCATION = ("modules_to_save", "trainable_token_indices", _PARAMETERS)
 
@@ -65,6 +66,7 @@ def lora_plan(prepare: Prepare, kind: str | None = None, *warnings: str) -> Plan
             kind or settings.kind,
             found,
             copies=_copies(found, tensors, base),
+            ignored=_of_training(fields, tensors),
             invocation_tokens=invocation,
             warnings=warnings,
         )
@@ -105,6 +107,13 @@ def _copies(
                     raise no_copy(name, path)
                 found[name] = path
     return found
+
+
+def _of_training(fields: Fields, tensors: Mapping[str, StoredTensor]) -> frozenset[str]:
+    """VeLoRA's projections, by which gradients were computed and nothing else."""
+    if not is_set(fields, _VELORA):
+        return frozenset()
+    return frozenset(name for name in tensors if name.endswith(".lora_velora_embed"))
 
 
 def _invocation(fields: Fields, settings: LoraSettings, base: BaseWeights) -> tuple[int, ...]:
@@ -166,6 +175,22 @@ RSLORA = Family(
     keys=KEYS,
     plan=lora_plan(plain),
     claims=lambda fields: is_set(fields, "use_rslora"),
+)
+
+
+VELORA = Family(
+    name="velora",
+    title="VeLoRA",
+    peft_type="LORA",
+    status="served",
+    formula="y = W x + b + alpha / r B A x, A's gradient from compressed inputs",
+    lowering="a = A, b = alpha / r B; what the inputs were projected on is not read",
+    rank_after="r",
+    memory="r (K + N)",
+    paper_url="https://arxiv.org/abs/2405.17991",
+    keys=KEYS,
+    plan=lora_plan(plain),
+    claims=lambda fields: is_set(fields, _VELORA),
 )
 
 

@@ -46,6 +46,7 @@ OWN: dict[str, dict[str, object]] = {
     "alora": {"alora_invocation_tokens": [3]},
     "dora": {"use_dora": True},
     "rslora": {"use_rslora": True},
+    "velora": {"velora_config": {}},
     "ln_tuning": {"target_modules": ["input_layernorm"]},
     "trainable_tokens": {"target_modules": "embed_tokens", "token_indices": [3]},
     "vblora": {"vector_length": 16, "num_vectors": 8},
