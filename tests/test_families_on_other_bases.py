@@ -11,7 +11,6 @@ from typing import Any
 
 import peft
 import pytest
-from motet_adapters import AdapterRefused
 from peft import LoraConfig, PeftConfig
 
 from tests.support.dense_model import dense_model
@@ -62,6 +61,8 @@ ON_EXPERTS: dict[str, PeftConfig] = {
     "experts and linears": _lora("q_proj", target_parameters=EXPERTS, use_rslora=True),
     # PEFT makes of the names that experts had as linears those of their stacked weights.
     "experts as linears": _lora("q_proj", "gate_proj", "up_proj", "down_proj"),
+    "all linears": _lora("q_proj", target_modules="all-linear"),  # and experts and routers
+    "router": _lora("gate"),
     "some experts": _lora(
         target_parameters=["experts.down_proj"], rank_pattern={"experts.down_proj": 2}
     ),
@@ -115,9 +116,3 @@ def test_with_experts(mixture: Stage, name: str) -> None:
 
 def test_all_in_one_batch_with_experts(mixture: Stage) -> None:
     mixture.require_right_together([None, *ON_EXPERTS, *OTHERS, None])
-
-
-def test_an_adapter_on_the_router_is_refused_as_such(mixture: Stage, tmp_path: Path) -> None:
-    written(_lora("q_proj", target_modules="all-linear"), mixture.plain, tmp_path, seed=1)
-    with pytest.raises(AdapterRefused, match="a mixture's router"):
-        upload(mixture.runtime, "tenant", "router", tmp_path)

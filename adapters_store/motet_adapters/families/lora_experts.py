@@ -1,4 +1,5 @@
-"""target_parameters: LoRA on the stacked weights of a mixture's experts, as PEFT wraps them."""
+"""target_parameters: LoRA on the stacked weights of a mixture's experts and on its router, as PEFT
+wraps them."""
 
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -14,7 +15,6 @@ from motet_adapters.key_hints import KEY_PREFIX
 from motet_adapters.names import quoted
 
 _KEY = "target_parameters"
-_ROUTER = "gate.weight"  # as PEFT 0.21 calls it on every base whose experts it knows
 
 
 class _Parameter(NamedTuple):
@@ -63,18 +63,11 @@ def expert_sites(
         if targeted:
             yield _site(module, targeted, shapes, settings)
     unknown = [name for name in names if name not in known]
-    if any(name.endswith(_ROUTER) for name in unknown):
-        raise AdapterRefused(
-            f"{_KEY} names {quoted(_ROUTER)}, a mixture's router, which is not adapted here: which "
-            "experts a token goes to is the base's. PEFT makes it of 'all-linear' and of the "
-            "target 'gate': train with a list of targets without it.",
-            _KEY,
-        )
     if unknown:
         raise AdapterRefused(
             f"{_KEY} names {quoted(unknown[0])}, which is no stacked weight of experts of this "
-            "base. Target linear modules by target_modules, or serve the base the adapter was "
-            "trained on.",
+            "base, nor of their router. Target linear modules by target_modules, or serve the base "
+            "the adapter was trained on.",
             _KEY,
         )
 

@@ -157,7 +157,7 @@ def test_adapters_on_experts_are_merged(tmp_path: Path, name: str) -> None:
     plain = dense_model(base)
     config = LoraConfig(
         r=4,
-        target_modules=["q_proj"],
+        target_modules=["q_proj", "gate"],  # the router
         target_parameters=["experts.gate_up_proj", "experts.down_proj"],
         task_type="CAUSAL_LM",
     )
