@@ -112,11 +112,14 @@ class Fields:
         return tuple(self.integer(item, key, 0, high) for item in value)
 
     def _exclude(self) -> tuple[tuple[str, ...], str | None]:
-        """exclude_modules as names, or as an expression."""
-        raw = self._values.get("exclude_modules")
+        """exclude_modules as names, or as an expression.
+
+        PEFT adapts no module that it saves whole, whatever target_modules says.
+        """
+        raw, saved = self._values.get("exclude_modules"), self._names("modules_to_save")
         if isinstance(raw, str) and raw:
-            return (), raw
-        return self._names("exclude_modules"), None
+            return saved, raw
+        return (*self._names("exclude_modules"), *saved), None
 
     def _names(self, key: str) -> tuple[str, ...]:
         value = self._values.get(key)

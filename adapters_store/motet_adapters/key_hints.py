@@ -21,16 +21,10 @@ _MEANINGS = (
     ),
     (".lora_B.bias", "They are biases of lora_B: set lora_bias if it was trained so."),
     (".lora_diag", "They belong to KaSA: keep kasa_config in the config."),
-    (
-        ".lora_A.default",
-        "They carry the adapter's name inside: save with PEFT's model.save_pretrained, not with "
-        "state_dict().",
-    ),
-    (
-        ".lora_B.default",
-        "They carry the adapter's name inside: save with PEFT's model.save_pretrained, not with "
-        "state_dict().",
-    ),
+)
+_NAMED = (
+    "They carry the adapter's name inside: save with PEFT's model.save_pretrained, not with "
+    "state_dict()."
 )
 _DORA = "They are DoRA magnitudes: set use_dora to true if the adapter was trained so."
 _TWICE = "They are DoRA magnitudes stored twice, with and without .weight: keep one."
@@ -50,6 +44,8 @@ def explain(extra: list[str], kind: str) -> str:
 
 
 def _meaning(name: str, use_dora: bool) -> str:
+    if ".default." in f"{name}.":
+        return _NAMED
     for part, meaning in _MEANINGS:
         if part in name:
             return meaning

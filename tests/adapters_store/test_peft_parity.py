@@ -178,21 +178,32 @@ def require_equal(
         assert (y - expected).abs().max() <= TOLERANCE * expected.abs().max(), name
 
 
-def test_converted_pissa_is_plain_lora(
-    store: AdapterStore, base: RandomBase, tmp_path: Path
+CONVERTED: dict[str, dict[str, object]] = {
+    "pissa": {"init_lora_weights": "pissa"},
+    "pissa-rslora": {"init_lora_weights": "pissa", "use_rslora": True},
+    "olora": {"init_lora_weights": "olora"},
+    "patterns": {
+        "init_lora_weights": "pissa",
+        "rank_pattern": {"layers.1.self_attn.q_proj": 2},
+        "alpha_pattern": {"layers.2.self_attn.q_proj": 3},
+    },
+}
+
+
+@pytest.mark.parametrize("name", CONVERTED)
+def test_converted_is_plain_lora(
+    store: AdapterStore, base: RandomBase, tmp_path: Path, name: str
 ) -> None:
-    """PEFT's own conversion, the fix that the refusal of PiSSA names, is accepted and right."""
+    """PEFT's own conversion, the fix that the refusal of PiSSA names, is accepted and right: of
+    twice the rank, and alpha twice (rsLoRA: root of two times) as large."""
+    values = CONVERTED[name]
     config = LoraConfig(
-        task_type="CAUSAL_LM",
-        r=4,
-        lora_alpha=8,
-        init_lora_weights="pissa",
-        target_modules=["q_proj"],
+        **{"task_type": "CAUSAL_LM", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"]} | values
     )
     model = get_peft_model(tiny_llama(), config, autocast_adapter_dtype=False)
     model.peft_config["default"].init_lora_weights = True
     model.save_pretrained(tmp_path / "initial")
-    model.peft_config["default"].init_lora_weights = "pissa"
+    model.peft_config["default"].init_lora_weights = values["init_lora_weights"]
     trained = randomised(model)
     trained.save_pretrained(
         tmp_path / "converted", path_initial_model_for_weight_conversion=tmp_path / "initial"
@@ -201,15 +212,16 @@ def test_converted_pissa_is_plain_lora(
         store,
         (tmp_path / "converted" / CONFIG_FILE).read_bytes(),
         (tmp_path / "converted" / WEIGHTS_FILE).read_bytes(),
-        name="pissa",
+        name=name,
     )
-    assert adapter.ranks == (8,)
+    assert adapter.kind == ("rslora" if "rslora" in name else "lora")
+    assert adapter.ranks == ((4, 8) if name == "patterns" else (8,))
     image = store.image(adapter.digest)
-    for name, parts in image.views(image.buffer).items():
+    for module_name, parts in image.views(image.buffer).items():
         a, bt = parts.tensors["a"], parts.tensors["bt"]
-        module = trained.get_submodule(f"base_model.model.{name}")
+        module = trained.get_submodule(f"base_model.model.{module_name}")
         x = torch.ones(1, a.shape[1])
         with torch.no_grad():
             expected = module(x)
-        y = x @ base.weight(name).t() + (x @ a.t()) @ bt + module.get_base_layer().bias.data
+        y = x @ base.weight(module_name).t() + (x @ a.t()) @ bt + module.get_base_layer().bias.data
         assert (y - expected).abs().max() <= 10 * TOLERANCE * expected.abs().max()

@@ -183,6 +183,11 @@ LORA_CASES: list[tuple[str, Bend, str]] = [
     ("unknown KaSA", configure(kasa_config={"alpha": 2}), "kasa_config"),
     ("invocation of nothing", configure(alora_invocation_tokens=[99]), "from 0 to 23"),
     (
+        "invocation of no task",
+        configure(alora_invocation_tokens=[1], task_type=None),
+        "PEFT leaves an adapter with invocation tokens out",
+    ),
+    (
         "invocation and biases",
         configure(alora_invocation_tokens=[1], bias="all"),
         "leaves to the base",

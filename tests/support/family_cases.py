@@ -23,7 +23,7 @@ from peft.tuners import CartridgeConfig
 from peft.tuners.beft import BeftConfig
 from peft.tuners.cpt import CPTConfig
 from peft.tuners.deft import DeftConfig
-from peft.tuners.lora.config import BdLoraConfig, KasaConfig
+from peft.tuners.lora.config import BdLoraConfig, KasaConfig, VeloraConfig
 from peft.tuners.pvera import PveraConfig
 from peft.tuners.unilora import UniLoraConfig
 from torch import Tensor, nn
@@ -50,6 +50,7 @@ ON_THE_DEQUANTISED: Mapping[str, Callable[[int], PeftConfig]] = {
     "modulora": _lora,
     "rslora": lambda r: _lora(r, use_rslora=True),
     "dora": lambda r: _lora(r, use_dora=True),
+    "velora": lambda r: _lora(r, velora_config=VeloraConfig(num_groups=4)),
     "eva": lambda r: _lora(r, init_lora_weights="eva", rank_pattern={"q_proj": 2}),
     "mica": lambda r: _lora(r, init_lora_weights="mica"),
     "orthogonal-lora": lambda r: _lora(r, init_lora_weights="orthogonal"),
@@ -159,7 +160,7 @@ def make(
         return Truth(_saved(files, directory), model)
     if name in ON_THE_ORIGINAL:
         original = _with_originals(plain, base)
-        oracle = _written(ON_THE_ORIGINAL[name](rank), original, directory, seed)
+        oracle = written(ON_THE_ORIGINAL[name](rank), original, directory, seed)
         merged = oracle.merge_and_unload()
         before = _with_originals(plain, base)
         deltas = {
@@ -168,10 +169,10 @@ def make(
         }
         return Truth(directory, _with_deltas(plain, deltas))
     config = {**ON_THE_DEQUANTISED, **BESIDES}[name](rank)
-    return Truth(directory, _written(config, plain, directory, seed))
+    return Truth(directory, written(config, plain, directory, seed))
 
 
-def _written(config: PeftConfig, model: PreTrainedModel, directory: Path, seed: int) -> PeftModel:
+def written(config: PeftConfig, model: PreTrainedModel, directory: Path, seed: int) -> PeftModel:
     """By PEFT, every trained tensor changed at random; then read by PEFT again."""
     trained = get_peft_model(copy.deepcopy(model), config, autocast_adapter_dtype=False)
     random = torch.Generator().manual_seed(seed)

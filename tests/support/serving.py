@@ -121,9 +121,13 @@ def upload(runtime: Runtime, tenant: str, name: str, directory: Path) -> Adapter
 
 
 class LogitTap:
-    """Keeps every logit row the engine's model computes, by request id, while it is open."""
+    """Keeps every logit row the engine's model computes, by request id, while it is open.
 
-    def __init__(self, runtime: Runtime) -> None:
+    gate: no forward pass begins before it is set.
+    """
+
+    def __init__(self, runtime: Runtime, gate: threading.Event | None = None) -> None:
+        self._gate = gate
         self._model: PagedModel = runtime.engine._model
         self._forward = self._model.forward
         self.logits: dict[str, list[Tensor]] = {}
@@ -141,6 +145,7 @@ class LogitTap:
         return torch.stack(self.logits[request.id])
 
     def _tapped(self, batch: Batch) -> Tensor:
+        assert self._gate is None or self._gate.wait(TIMEOUT_S)
         logits = self._forward(batch)
         self.batches.append(batch)
         for row, values in zip(batch.sampling_rows, logits, strict=True):

@@ -22,6 +22,7 @@ A family that cannot be served has a `fix` in place of a plan, and its test is t
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from motet_adapters.base_weights import BaseWeights
 from motet_adapters.config_fields import Fields
@@ -31,7 +32,7 @@ from motet_adapters.families.bdlora import BDLORA
 from motet_adapters.families.beft import BEFT
 from motet_adapters.families.bottleneck import BOTTLENECK
 from motet_adapters.families.bottleneck_config import is_of_adapters_library
-from motet_adapters.families.config_keys import is_set
+from motet_adapters.families.config_keys import TARGETS, is_set
 from motet_adapters.families.deft import DEFT
 from motet_adapters.families.delora import DELORA
 from motet_adapters.families.dense_updates import C3A, FOURIERFT, HIRA, OSF, SHIRA
@@ -45,7 +46,7 @@ from motet_adapters.families.ln_tuning import LN_TUNING
 from motet_adapters.families.loftq import LOFTQ
 from motet_adapters.families.loha import LOHA
 from motet_adapters.families.lokr import LOKR
-from motet_adapters.families.lora import ALORA, DORA, PLAIN_LORA, RSLORA
+from motet_adapters.families.lora import ALORA, DORA, PLAIN_LORA, RSLORA, VELORA
 from motet_adapters.families.lora_xs import LORA_XS
 from motet_adapters.families.miss import MISS
 from motet_adapters.families.nola import NOLA
@@ -112,6 +113,7 @@ FAMILIES: tuple[Family, ...] = (
     ALORA,
     DORA,
     RSLORA,
+    VELORA,
     *PLAIN_LORA,
     ADALORA,
     IA3,
@@ -165,7 +167,21 @@ def plan_upload(
         raise AdapterRefused(f"{family.title} is not served: {family.fix}.", family.param)
     if family.keys is not None:
         family.keys.require_known(fields.without(LOSSY_KEY))
-    return plan(fields, tensors, base, limits)
+    found = plan(fields, tensors, base, limits)
+    return replace(found, warnings=(*found.warnings, *_of_expressions(family, fields)))
+
+
+def _of_expressions(family: Family, fields: Fields) -> tuple[str, ...]:
+    """PEFT adapts on loading what an expression matches; here the file alone says what it was."""
+    is_targeted = family.keys is not None and family.keys.served >= TARGETS
+    if not is_targeted or not is_set(fields, "target_modules"):
+        return ()
+    if not fields.targets().is_expression:
+        return ()
+    return (
+        "target_modules or exclude_modules is an expression, which is never run: adapted are the "
+        "modules that the file has tensors for.",
+    )
 
 
 def find_family(fields: Fields, tensors: Mapping[str, StoredTensor]) -> Family:
@@ -173,7 +189,9 @@ def find_family(fields: Fields, tensors: Mapping[str, StoredTensor]) -> Family:
     peft_type = "" if is_of_adapters_library(fields) else fields.get("peft_type")
     if peft_type is None:
         raise AdapterRefused(
-            f"{CONFIG_FILE} has no peft_type: it is not a config that PEFT wrote.", "peft_type"
+            f"{CONFIG_FILE} has no peft_type: it is not a config that PEFT wrote, so these tensors "
+            f"found no home: {listed(list(tensors))}.",
+            "peft_type",
         )
     for family in FAMILIES:
         if (

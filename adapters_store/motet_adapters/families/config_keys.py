@@ -66,3 +66,14 @@ def is_set(fields: Fields, key: str) -> bool:
     """Whether a key holds anything. {} is not off: PEFT makes a config of its defaults of it."""
     value = fields.get(key)
     return not (value is None or value is False or value == [])
+
+
+def require_causal(fields: Fields, what: str) -> None:
+    """Raises AdapterRefused without a task_type: then PEFT leaves `what` out and answers as the
+    base does. (`read_config` refuses other tasks.)"""
+    if fields.get("task_type") is None:
+        raise AdapterRefused(
+            f"task_type is missing, without which PEFT leaves {what} out. Set it to CAUSAL_LM if "
+            "the adapter was trained so.",
+            "task_type",
+        )

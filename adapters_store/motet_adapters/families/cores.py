@@ -5,28 +5,34 @@ from torch import Tensor
 
 from motet_adapters.families.plan import PartSpec
 
+VALUES, COLUMNS = "core_values", "core_columns"
+"""Parts of a site. Where the columns are the same for every adapter, they are the basis's."""
+
 
 def core_parts(rank: int, width: int) -> dict[str, PartSpec]:
     """At most `width` entries in each of `rank` rows."""
-    return {
-        "core_values": PartSpec((rank, width)),
-        "core_columns": PartSpec((rank, width), torch.int32),
-    }
+    return {VALUES: PartSpec((rank, width)), COLUMNS: columns_part(rank, width)}
 
 
-def diagonal_parts(rank: int) -> dict[str, PartSpec]:
-    return core_parts(rank, 1)
+def columns_part(rank: int, width: int) -> PartSpec:
+    return PartSpec((rank, width), torch.int32)
 
 
-def diagonal_core(values: Tensor) -> dict[str, Tensor]:
-    """values [R], the diagonal."""
-    return {"core_values": values[:, None], "core_columns": torch.arange(len(values))[:, None]}
+def diagonal_columns(rank: int) -> Tensor:
+    """[R, 1]"""
+    return torch.arange(rank)[:, None]
 
 
-def dense_core(values: Tensor) -> dict[str, Tensor]:
-    """values [R, R]."""
-    rank = len(values)
-    return {"core_values": values, "core_columns": torch.arange(rank).repeat(rank, 1)}
+def dense_columns(rank: int) -> Tensor:
+    """[R, R]"""
+    return torch.arange(rank).repeat(rank, 1)
+
+
+def banded_columns(rank: int, off_diagonals: int) -> Tensor:
+    """[R, 2 off_diagonals + 1], of a band's entries by their distance from the diagonal. Where that
+    leads out of the matrix there is no entry, and any column will do."""
+    columns = torch.arange(rank)[:, None] + torch.arange(-off_diagonals, off_diagonals + 1)
+    return columns.clamp(0, rank - 1)
 
 
 def sparse_core(
@@ -44,4 +50,4 @@ def sparse_core(
     core_columns = torch.zeros(rank, width, dtype=torch.int64)
     core_values[rows, place] = values
     core_columns[rows, place] = columns
-    return {"core_values": core_values, "core_columns": core_columns}
+    return {VALUES: core_values, COLUMNS: core_columns}

@@ -9,7 +9,7 @@ from motet_adapters.copies import no_copy
 from motet_adapters.errors import AdapterRefused
 from motet_adapters.families.beside import beside_sites
 from motet_adapters.families.combined import combined
-from motet_adapters.families.config_keys import is_set
+from motet_adapters.families.config_keys import is_set, require_causal
 from motet_adapters.families.family import Family, Plan
 from motet_adapters.families.lora_config import (
     KEYS,
@@ -30,6 +30,7 @@ from motet_adapters.safetensors_file import StoredTensor
 
 _INVOCATION = "alora_invocation_tokens"
 _PARAMETERS = "target_parameters"
+_VELORA = "velora_config"
 # PEFT changes these for the whole sequence; aLoRA leaves the base alone before its invocation.
 _NOT_WITH_INVOCATION = ("modules_to_save", "trainable_token_indices", _PARAMETERS)
 
@@ -65,8 +66,9 @@ def lora_plan(prepare: Prepare, kind: str | None = None, *warnings: str) -> Plan
             kind or settings.kind,
             found,
             copies=_copies(found, tensors, base),
+            ignored=_of_training(fields, tensors),
             invocation_tokens=invocation,
-            warnings=(*warnings, *_warnings(settings, targets)),
+            warnings=warnings,
         )
 
     return plan
@@ -107,8 +109,17 @@ def _copies(
     return found
 
 
+def _of_training(fields: Fields, tensors: Mapping[str, StoredTensor]) -> frozenset[str]:
+    """VeLoRA's projections, by which gradients were computed and nothing else."""
+    if not is_set(fields, _VELORA):
+        return frozenset()
+    return frozenset(name for name in tensors if name.endswith(".lora_velora_embed"))
+
+
 def _invocation(fields: Fields, settings: LoraSettings, base: BaseWeights) -> tuple[int, ...]:
     tokens = fields.numbers(_INVOCATION, base.embedding()[1][0] - 1)
+    if tokens:
+        require_causal(fields, "an adapter with invocation tokens")
     together = [key for key in _NOT_WITH_INVOCATION if is_set(fields, key)]
     if settings.bias != "none":
         together.append("bias")
@@ -119,15 +130,6 @@ def _invocation(fields: Fields, settings: LoraSettings, base: BaseWeights) -> tu
             together[0],
         )
     return tokens
-
-
-def _warnings(settings: LoraSettings, targets: Sequence[str]) -> tuple[str, ...]:
-    if not settings.targets.is_expression:
-        return ()
-    return (
-        "target_modules or exclude_modules is an expression, which is never run: adapted are the "
-        f"{len(targets)} modules that the file has tensors for.",
-    )
 
 
 DORA = Family(
@@ -173,6 +175,22 @@ RSLORA = Family(
     keys=KEYS,
     plan=lora_plan(plain),
     claims=lambda fields: is_set(fields, "use_rslora"),
+)
+
+
+VELORA = Family(
+    name="velora",
+    title="VeLoRA",
+    peft_type="LORA",
+    status="served",
+    formula="y = W x + b + alpha / r B A x, A's gradient from compressed inputs",
+    lowering="a = A, b = alpha / r B; what the inputs were projected on is not read",
+    rank_after="r",
+    memory="r (K + N)",
+    paper_url="https://arxiv.org/abs/2405.17991",
+    keys=KEYS,
+    plan=lora_plan(plain),
+    claims=lambda fields: is_set(fields, _VELORA),
 )
 
 

@@ -35,6 +35,7 @@ KEYS = ConfigKeys(
         "use_bdlora",
         "kasa_config",
         "loftq_config",
+        "velora_config",
     },
     harmless=COMMON
     | {
@@ -43,7 +44,6 @@ KEYS = ConfigKeys(
         "eva_config",
         "corda_config",
         "lora_ga_config",
-        "velora_config",
         "runtime_config",
         "merge_weights",
     },

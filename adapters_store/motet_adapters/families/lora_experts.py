@@ -1,4 +1,5 @@
-"""target_parameters: LoRA on the stacked weights of a mixture's experts, as PEFT wraps them."""
+"""target_parameters: LoRA on the stacked weights of a mixture's experts and on its router, as PEFT
+wraps them."""
 
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -65,8 +66,8 @@ def expert_sites(
     if unknown:
         raise AdapterRefused(
             f"{_KEY} names {quoted(unknown[0])}, which is no stacked weight of experts of this "
-            "base. Target linear modules by target_modules, or serve the base the adapter was "
-            "trained on.",
+            "base, nor of their router. Target linear modules by target_modules, or serve the base "
+            "the adapter was trained on.",
             _KEY,
         )
 

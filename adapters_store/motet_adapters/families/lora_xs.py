@@ -13,7 +13,7 @@ from torch import Tensor
 
 from motet_adapters.base_weights import BaseWeights
 from motet_adapters.config_fields import Fields
-from motet_adapters.families.cores import core_parts, dense_core
+from motet_adapters.families.cores import COLUMNS, VALUES, columns_part, dense_columns
 from motet_adapters.families.family import Family
 from motet_adapters.families.lora_config import lora_settings
 from motet_adapters.families.lora_like import lora_like_keys
@@ -39,7 +39,7 @@ def plan_lora_xs(
             _core(module, tensors),
         )
         bases[module] = BasisPlan(
-            {"a": PartSpec((r, k)), "bt": PartSpec((r, n))},
+            {"a": PartSpec((r, k)), "bt": PartSpec((r, n)), COLUMNS: columns_part(r, r)},
             partial(_make, a, b),
             tensors={a: (r, k), b: (n, r)},
         )
@@ -47,9 +47,9 @@ def plan_lora_xs(
             SitePlan(
                 module,
                 {core: (r, r)},
-                core_parts(r, r),
+                {VALUES: PartSpec((r, r))},
                 partial(_lower, core, settings.scale_of(module, r)),
-                bases={"a": (module, "a"), "bt": (module, "bt")},
+                bases={part: (module, part) for part in ("a", "bt", COLUMNS)},
             )
         )
     return AdapterPlan("lora-xs", tuple(sites), bases)
@@ -61,11 +61,12 @@ def _core(module: str, tensors: Mapping[str, StoredTensor]) -> str:
 
 
 def _make(a: str, b: str, read: Read) -> dict[str, Tensor]:
-    return {"a": read(a), "bt": read(b).t()}
+    lora_a = read(a)
+    return {"a": lora_a, "bt": read(b).t(), COLUMNS: dense_columns(len(lora_a))}
 
 
 def _lower(core: str, scale: float, read: Read) -> dict[str, Tensor]:
-    return dense_core(read(core) * scale)
+    return {VALUES: read(core) * scale}
 
 
 LORA_XS = Family(
@@ -77,7 +78,7 @@ LORA_XS = Family(
     lowering="A and B of the file are a basis shared by all adapters with the same; the core is "
     "alpha / r R",
     rank_after="r, shared",
-    memory="2 r^2 a module; r (K + N) once",
+    memory="r^2 a module; r (K + N) once",
     paper_url="https://arxiv.org/abs/2405.17604",
     keys=lora_like_keys("LoRA-XS"),
     plan=plan_lora_xs,

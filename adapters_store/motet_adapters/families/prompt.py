@@ -13,7 +13,7 @@ from torch import Tensor
 from motet_adapters.base_weights import BaseWeights
 from motet_adapters.config_fields import Fields
 from motet_adapters.errors import AdapterRefused
-from motet_adapters.families.config_keys import COMMON, ConfigKeys
+from motet_adapters.families.config_keys import COMMON, ConfigKeys, require_causal
 from motet_adapters.families.family import Family
 from motet_adapters.families.plan import AdapterPlan, Lower, PartSpec, Read, SitePlan
 from motet_adapters.limits import Limits
@@ -119,6 +119,7 @@ def _kind(fields: Fields) -> str:
 
 
 def _num_virtual_tokens(fields: Fields) -> int:
+    require_causal(fields, "virtual tokens")
     _require(fields, "num_transformer_submodules", 1)
     param = "num_virtual_tokens"
     return fields.integer(fields.get(param), param, 1, _MOST_TOKENS)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from motet_adapters.base_weights import BaseWeights
 from motet_adapters.errors import AdapterRefused
+from motet_adapters.families.cores import columns_part, diagonal_columns
 from motet_adapters.families.plan import BasisPlan, PartSpec, Read
 
 VECTORS_IN, VECTORS_OUT, VALUES, DIAGONAL = "a", "bt", "values", "diagonal"
@@ -22,7 +23,7 @@ def svd_basis(base: BaseWeights, module: str) -> BasisPlan:
             VECTORS_IN: PartSpec((rank, k)),
             VECTORS_OUT: PartSpec((rank, n)),
             VALUES: PartSpec((rank,), torch.float32),
-            DIAGONAL: PartSpec((rank, 1), torch.int32),
+            DIAGONAL: columns_part(rank, 1),
         },
         partial(_make, base, module),
         f"singular vectors of {module}",
@@ -39,5 +40,5 @@ def _make(base: BaseWeights, module: str, _read: Read) -> dict[str, Tensor]:
             "peft_type",
         )
     u, values, vt = torch.linalg.svd(weight.float(), full_matrices=False)
-    diagonal = torch.arange(len(values))[:, None]
+    diagonal = diagonal_columns(len(values))
     return {VECTORS_IN: vt, VECTORS_OUT: u.t(), VALUES: values, DIAGONAL: diagonal}

@@ -83,7 +83,7 @@ SVF = Family(
     lowering="U and V^T of the original weight are a basis that all tenants share; the core is "
     "diag(s m (sum s / sum s m) - s)",
     rank_after="min(N, K), shared",
-    memory="2 min(N, K) a module; min(N, K) (K + N) once",
+    memory="min(N, K) a module; min(N, K) (K + N) once",
     paper_url="https://arxiv.org/abs/2501.06252",
     keys=ConfigKeys(served=frozenset({"peft_type", "task_type", "max_mult"}), harmless=COMMON),
     plan=plan_svf,

@@ -16,11 +16,18 @@ from motet_adapters.base_weights import BaseWeights
 from motet_adapters.config_fields import Fields
 from motet_adapters.errors import AdapterRefused
 from motet_adapters.families.config_keys import COMMON, TARGETS, ConfigKeys
-from motet_adapters.families.cores import core_parts, sparse_core
+from motet_adapters.families.cores import (
+    COLUMNS,
+    VALUES,
+    banded_columns,
+    columns_part,
+    core_parts,
+    sparse_core,
+)
 from motet_adapters.families.family import Family
 from motet_adapters.families.plan import AdapterPlan, BasisPlan, PartSpec, Read, SitePlan
 from motet_adapters.families.product_sites import linears_of
-from motet_adapters.families.svd_basis import VECTORS_IN, VECTORS_OUT, svd_basis
+from motet_adapters.families.svd_basis import DIAGONAL, VECTORS_IN, VECTORS_OUT, svd_basis
 from motet_adapters.file_kinds import WEIGHTS_FILE
 from motet_adapters.limits import Limits
 from motet_adapters.names import quoted
@@ -36,28 +43,35 @@ def plan_svft(
     if pattern not in _PATTERNS:
         raise AdapterRefused(f"pattern={quoted(pattern)} is none of {_PATTERNS}.", "pattern")
     off_diagonals = fields.integer(fields.get("off_diag", 0), "off_diag", 0, limits.max_rank)
-    is_banded = pattern == "banded"
+    band = off_diagonals if pattern == "banded" else None
     sites, bases = [], {}
     for module in linears_of(fields, tensors, base):
         rank, prefix = min(base.shape(module)), _prefix(module, tensors)
-        bases[module] = _basis(
-            base, module, prefix, tensors, is_diagonal=is_banded and not off_diagonals
-        )
-        rows, columns = f"{prefix}s_row", f"{prefix}s_col"
-        has_places = rows in tensors or columns in tensors or not is_banded
+        if off_diagonals >= rank:
+            raise AdapterRefused(
+                f"off_diag is {off_diagonals}, which {module} with its {rank} singular values has "
+                "no room for. Correct it to what was trained.",
+                "off_diag",
+            )
+        bases[module], columns = _basis(base, module, prefix, tensors, band)
+        rows_name, columns_name = f"{prefix}s_row", f"{prefix}s_col"
+        has_places = rows_name in tensors or columns_name in tensors or band is None
         count = rank * (2 * off_diagonals + 1) - off_diagonals * (off_diagonals + 1)
         wanted: dict[str, tuple[int, ...]] = {f"{prefix}s": (count,), f"{prefix}gate": (1,)}
-        places = frozenset({rows, columns}) if has_places else frozenset[str]()
-        width = _width(off_diagonals, is_banded=is_banded, rank=rank)
+        places = frozenset({rows_name, columns_name}) if has_places else frozenset[str]()
+        width = _width(off_diagonals, is_banded=band is not None, rank=rank)
+        shared = {"a": VECTORS_IN, "bt": VECTORS_OUT}
+        parts = core_parts(rank, width)
+        if columns is not None:
+            shared[COLUMNS] = columns
+            del parts[COLUMNS]
         sites.append(
             SitePlan(
                 module,
                 wanted | dict.fromkeys(sorted(places), (count,)),
-                core_parts(rank, width),
-                partial(
-                    _lower, prefix, rank, width, off_diagonals if not has_places else None, module
-                ),
-                bases={"a": (module, VECTORS_IN), "bt": (module, VECTORS_OUT)},
+                parts,
+                partial(_lower, prefix, rank, off_diagonals, band, has_places, module),
+                bases={part: (module, tensor) for part, tensor in shared.items()},
                 integers=places,
             )
         )
@@ -81,7 +95,7 @@ def _width(off_diagonals: int, *, is_banded: bool, rank: int) -> int:
     """Entries of a row that there is room for. Rows of a random pattern have more or fewer than
     their mean, and no tensor is read before the image is laid out."""
     mean = 2 * off_diagonals + 1
-    return min(rank, mean if is_banded else mean + math.ceil(8 * math.sqrt(mean)) + 8)
+    return mean if is_banded else min(rank, mean + math.ceil(8 * math.sqrt(mean)) + 8)
 
 
 def _basis(
@@ -89,14 +103,14 @@ def _basis(
     module: str,
     prefix: str,
     tensors: Mapping[str, StoredTensor],
-    *,
-    is_diagonal: bool,
-) -> BasisPlan:
-    """U and V of the file where it has them. A diagonal needs none: signs cancel."""
+    band: int | None,
+) -> tuple[BasisPlan, str | None]:
+    """U and V of the file where it has them (a diagonal needs none: signs cancel), and for a band,
+    which is the same for all tenants, its core's columns and their name in the basis."""
     u, v = f"{prefix}u", f"{prefix}v"
     if u not in tensors and v not in tensors:
-        if is_diagonal:
-            return svd_basis(base, module)
+        if band == 0:
+            return svd_basis(base, module), DIAGONAL
         raise AdapterRefused(
             f"{quoted(u)} and {quoted(v)} are missing. Singular vectors have a sign that differs "
             "between machines, and entries off the diagonal depend on it: upload those that the "
@@ -105,11 +119,15 @@ def _basis(
         )
     (n, k), rank = base.shape(module), min(base.shape(module))
     parts = {VECTORS_IN: PartSpec((rank, k)), VECTORS_OUT: PartSpec((rank, n))}
+    if band is not None:
+        parts[COLUMNS] = columns_part(rank, 2 * band + 1)
 
     def make(read: Read) -> dict[str, Tensor]:
-        return {VECTORS_IN: read(v), VECTORS_OUT: read(u).t()}
+        made = {VECTORS_IN: read(v), VECTORS_OUT: read(u).t()}
+        return made if band is None else made | {COLUMNS: banded_columns(rank, band)}
 
-    return BasisPlan(parts, make, tensors={u: (n, rank), v: (rank, k)})
+    plan = BasisPlan(parts, make, tensors={u: (n, rank), v: (rank, k)})
+    return plan, None if band is None else COLUMNS
 
 
 def _copies(tensors: Mapping[str, StoredTensor]) -> frozenset[str]:
@@ -122,12 +140,18 @@ def _copies(tensors: Mapping[str, StoredTensor]) -> frozenset[str]:
 
 
 def _lower(
-    prefix: str, rank: int, width: int, band: int | None, module: str, read: Read
+    prefix: str,
+    rank: int,
+    off_diagonals: int,
+    band: int | None,
+    has_places: bool,
+    module: str,
+    read: Read,
 ) -> dict[str, Tensor]:
-    if band is None:
+    if has_places:
         rows, columns = read(f"{prefix}s_row"), read(f"{prefix}s_col")
     else:
-        rows, columns = banded_places(rank, band)
+        rows, columns = banded_places(rank, off_diagonals)
     places = torch.cat([rows, columns])
     if int(places.min()) < 0 or int(places.max()) >= rank:
         raise AdapterRefused(
@@ -135,6 +159,9 @@ def _lower(
             WEIGHTS_FILE,
         )
     values = read(f"{prefix}s") * torch.sigmoid(read(f"{prefix}gate"))
+    if band is not None:
+        return {VALUES: _banded_values(rows, columns, values, rank, band, module)}
+    width = _width(off_diagonals, is_banded=False, rank=rank)
     core = sparse_core(rows, columns, values, rank, width)
     if core is None:
         raise AdapterRefused(
@@ -143,6 +170,21 @@ def _lower(
             WEIGHTS_FILE,
         )
     return core
+
+
+def _banded_values(
+    rows: Tensor, columns: Tensor, values: Tensor, rank: int, band: int, module: str
+) -> Tensor:
+    """[R, 2 band + 1], by `banded_columns`; entries at one place add up."""
+    offsets = columns - rows
+    if int(offsets.abs().max()) > band:
+        raise AdapterRefused(
+            f"s_row or s_col of {module} points outside of the band that off_diag={band} says. "
+            "Correct pattern and off_diag to what was trained.",
+            "off_diag",
+        )
+    core = torch.zeros(rank, 2 * band + 1)
+    return core.index_put_((rows, offsets + band), values, accumulate=True)
 
 
 SVFT = Family(
@@ -154,7 +196,7 @@ SVFT = Family(
     lowering="U and V^T, of the original weight or the file, are a basis that tenants share; the "
     "core is sigmoid(gate) M",
     rank_after="min(N, K), shared",
-    memory="2 entries of M a module; min(N, K) (K + N) once",
+    memory="the entries of M a module, their columns too unless banded; min(N, K) (K + N) once",
     paper_url="https://arxiv.org/abs/2405.19597",
     keys=ConfigKeys(
         served=TARGETS | {"pattern", "off_diag"},

@@ -11,7 +11,7 @@ from motet_adapters.base_weights import BaseWeights
 from motet_adapters.config_fields import Fields
 from motet_adapters.errors import AdapterRefused
 from motet_adapters.families.biases import require_no_bias
-from motet_adapters.families.cores import diagonal_core, diagonal_parts
+from motet_adapters.families.cores import COLUMNS, VALUES, columns_part, diagonal_columns
 from motet_adapters.families.family import Family
 from motet_adapters.families.plan import AdapterPlan, BasisPlan, PartSpec, Read, SitePlan
 from motet_adapters.families.product_sites import key, linears_of, product_keys
@@ -79,6 +79,7 @@ def _plan(
             (read(a), read(b)) if is_saved else projections(rank * halves, rank, largest, seed)
         )
         parts = {f"a.{k}": whole_a[:rank, :k] for k in widths[0]}
+        parts[COLUMNS] = diagonal_columns(rank)
         return parts | {f"bt.{n}": whole_b[:n].t() for n in widths[1]}
 
     def site(module: str) -> SitePlan:
@@ -87,14 +88,19 @@ def _plan(
         return SitePlan(
             module,
             {d: (rank * halves,), b: (n,)},
-            diagonal_parts(rank) | {"delta_gain": PartSpec((n,))},
+            {VALUES: PartSpec((rank, 1)), "delta_gain": PartSpec((n,))},
             partial(_lower, rank, d, b),
-            bases={"a": (_BASIS, f"a.{k}"), "bt": (_BASIS, f"bt.{n}")},
+            bases={
+                "a": (_BASIS, f"a.{k}"),
+                "bt": (_BASIS, f"bt.{n}"),
+                COLUMNS: (_BASIS, COLUMNS),
+            },
         )
 
     basis = BasisPlan(
         {f"a.{k}": PartSpec((rank, k)) for k in widths[0]}
-        | {f"bt.{n}": PartSpec((rank, n)) for n in widths[1]},
+        | {f"bt.{n}": PartSpec((rank, n)) for n in widths[1]}
+        | {COLUMNS: columns_part(rank, 1)},
         make,
         None if is_saved else f"{name} projections r={rank} {widths} seed={seed}",
         {a: (rank * halves, largest[1]), b: (largest[0], rank)} if is_saved else {},
@@ -105,7 +111,7 @@ def _plan(
 
 
 def _lower(rank: int, d: str, b: str, read: Read) -> dict[str, Tensor]:
-    return diagonal_core(read(d)[:rank]) | {"delta_gain": read(b)}
+    return {VALUES: read(d)[:rank, None], "delta_gain": read(b)}
 
 
 _KEYS = {"r", "bias", "projection_prng_key", "save_projection"}
@@ -119,7 +125,7 @@ VERA = Family(
     lowering="A and B, from the file or drawn again, are a basis that tenants share; the core is "
     "diag(lambda_d), delta_gain = lambda_b",
     rank_after="r, shared",
-    memory="2 r + N a module; r (K + N) once for each K and N of the model",
+    memory="r + N a module; r (K + N) once for each K and N of the model",
     paper_url="https://arxiv.org/abs/2310.11454",
     keys=product_keys(_KEYS, {"vera_dropout", "d_initial"}),
     plan=plan_vera,
@@ -133,7 +139,7 @@ PVERA = Family(
     formula="y = W x + b + lambda_b * (B diag(mu) A x), mu the mean half of lambda_d",
     lowering="as VeRA, with the mean halves of A and lambda_d",
     rank_after="r, shared",
-    memory="2 r + N a module; r (K + N) once for each K and N of the model",
+    memory="r + N a module; r (K + N) once for each K and N of the model",
     paper_url="https://huggingface.co/docs/peft/main/package_reference/pvera",
     keys=product_keys(
         _KEYS | {"sample_at_inference"}, {"pvera_dropout", "d_initial", "generator_seed"}

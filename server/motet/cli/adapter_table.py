@@ -31,4 +31,6 @@ def adapter_facts(adapter: Mapping[str, Any]) -> Table:
         "bytes", f"{adapter['source_bytes']:,} stored, {adapter['image_bytes']:,} when loaded"
     )
     table.add_row("digest", str(adapter["digest"]))
+    for warning in adapter.get("warnings", ()):
+        table.add_row("warning", str(warning))
     return table

@@ -114,4 +114,8 @@ def _merge_experts(module: nn.Module, site: SiteParts) -> None:
         weight = module.get_parameter(name)
         a, bt = site.tensors[f"{name}.a"].float(), site.tensors[f"{name}.bt"].float()
         delta = torch.einsum("ern,erk->enk", bt, a)
-        weight.add_(delta.mT if module.is_transposed else delta)
+        if weight.dim() == 2:  # a router's, which is as one expert
+            delta = delta[0]
+        elif module.is_transposed:
+            delta = delta.mT
+        weight.add_(delta)

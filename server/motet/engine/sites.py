@@ -11,12 +11,13 @@ from motet_adapters.image import Views
 from motet_kernels import NormTable, Ops, Routing, SlotTable
 from transformers import PreTrainedModel
 
-from motet.engine.base.model_parts import ModelParts
+from motet.engine.base.model_parts import ModelParts, routers
 from motet.engine.embedding_site import EmbeddingSite
 from motet.engine.experts import install_experts
 from motet.engine.head_site import AdaptedHead
 from motet.engine.linear import CurrentRouting
 from motet.engine.module_sites import LayerSite, LinearSite, NormSite
+from motet.engine.routers import RouterSite
 
 
 class Site(Protocol):
@@ -69,6 +70,10 @@ class Sites:
                 for path, table in self.layer_tables.items()
             },
             **experts,
+            **{
+                path: RouterSite(model.get_submodule(path), ops, routing, num_slots)
+                for path in routers(model)
+            },
             parts.embedding.path: embedding,
             parts.head.path: head,
         }

@@ -63,6 +63,7 @@ def test_lowered_equals_peft(
     written = write(CASES[name], tmp_path, size=0.5)
     adapter = written.put(store, name=name)
     assert adapter.kind == name.partition("-")[0]
+    assert ("expression" in " ".join(adapter.warnings)) == ("expression" in name)
     require_equal(store, base, written.oracle, adapter)
 
 

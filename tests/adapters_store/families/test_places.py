@@ -35,6 +35,10 @@ CASES: dict[str, PeftConfig] = {
         target_modules=["q_proj"],
         modules_to_save=["embed_tokens", "lm_head", "input_layernorm", "model.norm"],
     ),
+    "saved-not-adapted": config(
+        target_modules=["q_proj", "embed_tokens", "lm_head"],
+        modules_to_save=["embed_tokens", "lm_head"],
+    ),
     "saved-head": config(target_modules=["q_proj"], modules_to_save=["lm_head"]),
     "saved-embedding": config(target_modules=["q_proj"], modules_to_save=["embed_tokens"]),
     "tokens": config(target_modules=["q_proj"], trainable_token_indices=[7, 3]),
@@ -53,6 +57,7 @@ TIED: dict[str, PeftConfig] = {
     "tied head": config(target_modules=["lm_head"]),
     "tied for sure": config(target_modules=["embed_tokens"], ensure_weight_tying=True),
     "tied and saved": config(target_modules=["q_proj"], modules_to_save=["embed_tokens"]),
+    "tied and head saved": config(target_modules=["q_proj"], modules_to_save=["lm_head"]),
     "tied and saved for sure": config(
         target_modules=["q_proj"], modules_to_save=["embed_tokens"], ensure_weight_tying=True
     ),

@@ -131,6 +131,7 @@ def test_the_files_bent_below_are_served(
 @pytest.mark.parametrize(
     ("files", "key", "value", "message"),
     [
+        (prompt_files, "task_type", None, "leaves virtual tokens out"),
         (prompt_files, "num_virtual_tokens", None, "whole number"),
         (prompt_files, "num_virtual_tokens", 0, "whole number"),
         (prompt_files, "num_virtual_tokens", True, "whole number"),

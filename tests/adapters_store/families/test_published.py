@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from motet_adapters import AdapterStore, Limits
+from motet_adapters import AdapterRefused, AdapterStore, Limits
 from torch import Tensor
 
 from tests.support.adapter_files import PREFIX, AdapterFiles, random_adapter
@@ -124,3 +124,15 @@ def test_lowered_equals_the_formula(store: AdapterStore, base: RandomBase, name:
         found = linear_output(base, module, parts, x)
         assert (found - expected).abs().max() <= TOLERANCE * expected.abs().max(), module
         assert (expected - x @ weight.t()).abs().max() > 1e-2 * expected.abs().max()
+
+
+@pytest.mark.parametrize("device", [None, "cuda"])
+def test_nola_of_a_gpus_seeds_is_refused(
+    store: AdapterStore, base: RandomBase, device: str | None
+) -> None:
+    files = files_of(base, use_nola=True, nola_num_basis=4)
+    if device is not None:
+        files.config["nola_device"] = device
+    with pytest.raises(AdapterRefused, match="upload them as plain LoRA") as refused:
+        files.put(store)
+    assert refused.value.param == "nola_device"

@@ -7,13 +7,15 @@ import torch
 from motet_adapters import AdapterRefused, AdapterStore, Limits
 from motet_adapters.families import FAMILIES, Family
 from motet_adapters.families.lokr import divided
-from motet_adapters.families.refused import REFUSED
 from peft import PeftType
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.tuners.lokr.layer import factorization
 
-from tests.support.adapter_files import AdapterFiles, put_bytes
+from tests.adapters_store.families.test_lossy import CASES as LOSSY_CASES
+from tests.support.adapter_files import PREFIX, AdapterFiles, put_bytes
 from tests.support.base_weights import RandomBase
+
+NOT_SERVED = [family for family in FAMILIES if family.status != "served"]
 
 
 @pytest.fixture(scope="module")
@@ -29,17 +31,39 @@ def test_every_family_of_peft_has_a_row() -> None:
     assert {peft_type.value for peft_type in PeftType} <= {f.peft_type for f in FAMILIES}
 
 
-@pytest.mark.parametrize("family", REFUSED, ids=lambda family: family.name)
+@pytest.mark.parametrize("family", NOT_SERVED, ids=lambda family: family.name)
 @pytest.mark.parametrize("lossy_rank", [None, 4])
 def test_refused_by_name_with_the_fix(
     store: AdapterStore, family: Family, lossy_rank: int | None
 ) -> None:
-    files = AdapterFiles({"peft_type": family.peft_type}, {"x.weight": torch.ones(2)})
+    """What is only served converted is refused where that is not asked for."""
+    if family.convert is not None and lossy_rank is not None:
+        pytest.skip("converted, see test_lossy.py")
+    config: dict[str, object] = {"peft_type": family.peft_type}
+    if family.peft_type == "LORA":
+        config |= {family.param: family.name}  # an initialisation
+    files = AdapterFiles(config, {"x.weight": torch.ones(2)})
     with pytest.raises(AdapterRefused) as refused:
         put_bytes(store, files.config_bytes, files.weights_bytes, lossy_rank=lossy_rank)
     assert family.title in refused.value.message
     assert family.fix in refused.value.message
-    assert refused.value.param == "peft_type"
+    assert refused.value.param == family.param
+
+
+def test_every_family_that_is_converted_has_its_oracle_case() -> None:
+    converted = {family.peft_type for family in FAMILIES if family.convert is not None}
+    assert converted == {str(config.peft_type.value) for config in LOSSY_CASES.values()}
+
+
+@pytest.mark.parametrize("config", [{"peft_type": "NEWLORA"}, {"r": 4}, {"peft_type": "LORA"}])
+def test_tensors_of_no_family_are_listed(store: AdapterStore, config: dict[str, object]) -> None:
+    module = f"{PREFIX}model.layers.0.self_attn.q_proj"
+    invented = {f"{module}.{name}": torch.ones(2) for name in ("zeta_P.weight", "zeta_gate")}
+    files = AdapterFiles(config | {"target_modules": ["q_proj"]}, invented)
+    with pytest.raises(AdapterRefused) as refused:
+        put_bytes(store, files.config_bytes, files.weights_bytes)
+    for name in invented:
+        assert name in refused.value.message
 
 
 @pytest.mark.parametrize(

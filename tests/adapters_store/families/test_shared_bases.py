@@ -230,6 +230,31 @@ def test_svft_off_the_diagonal_needs_its_own_vectors(store: AdapterStore, base: 
         files.put(store)
 
 
+def test_a_bands_columns_are_the_bases_and_its_entries_may_lie_in_any_order(
+    store: AdapterStore, base: RandomBase
+) -> None:
+    files = svft(base, pattern="banded", off_diag=2, vectors=True)
+    own = store.image(files.put(store).digest)
+    for name in [name for name in files.tensors if name.endswith((".s", ".s_row", ".s_col"))]:
+        files.tensors[name] = files.tensors[name].flip(0).contiguous()
+    other = store.image(files.put(store, name="other").digest)
+    assert torch.equal(own.buffer, other.buffer)
+    for entry in own.entries.values():
+        assert set(entry.parts) == {"core_values"}
+        assert set(entry.bases) == {"a", "bt", "core_columns"}
+
+
+def test_svft_outside_of_its_band_is_refused(store: AdapterStore, base: RandomBase) -> None:
+    files = svft(base, pattern="banded", off_diag=1, vectors=True)
+    name = next(name for name in files.tensors if name.endswith(".s_col"))
+    files.tensors[name][0] = 7
+    with pytest.raises(AdapterRefused, match="outside of the band"):
+        files.put(store)
+    files.config["off_diag"] = 64
+    with pytest.raises(AdapterRefused, match="no room"):
+        files.put(store)
+
+
 def test_what_the_original_weights_are_needed_for_is_refused_without(tmp_path: Path) -> None:
     base = RandomBase.of(tiny_llama())
     store = AdapterStore(tmp_path, base, dtype=torch.float32, limits=Limits(), host_bytes=1 << 24)

@@ -13,10 +13,11 @@ from motet.engine.base import QuantizedBase, open_base
 from motet.engine.merging import CannotMerge, merge
 from motet_adapters import AdapterStore, Limits
 from motet_adapters.image import Views
+from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from tests.support.dense_model import dense_model
-from tests.support.family_cases import make, names
+from tests.support.family_cases import make, names, written
 from tests.support.peft_adapters import logits
 from tests.support.tiny_models import make_checkpoint
 
@@ -147,3 +148,26 @@ def test_a_tied_head_gets_a_weight_of_its_own(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "out")
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
     assert (logits(again, IDS) - expected).abs().max() <= 1e-3 * expected.abs().max()
+
+
+@pytest.mark.parametrize("name", ["qwen3_moe", "mixtral"])
+def test_adapters_on_experts_are_merged(tmp_path: Path, name: str) -> None:
+    checkpoint = make_checkpoint(tmp_path / "mixture", name)
+    base = open_base(str(checkpoint), cache_dir=tmp_path / "data")
+    plain = dense_model(base)
+    config = LoraConfig(
+        r=4,
+        target_modules=["q_proj", "gate"],  # the router
+        target_parameters=["experts.gate_up_proj", "experts.down_proj"],
+        task_type="CAUSAL_LM",
+    )
+    oracle = written(config, plain, tmp_path / "experts", seed=3)
+    store = AdapterStore(
+        tmp_path / "store", base, dtype=torch.float32, limits=Limits(), host_bytes=1 << 26
+    )
+    model = copy.deepcopy(plain)
+    merge(model, views(store, tmp_path / "experts"))
+    store.close()
+    expected, before = logits(oracle, IDS), logits(plain, IDS)
+    assert (logits(model, IDS) - expected).abs().max() <= 1e-3 * expected.abs().max()
+    assert (expected - before).abs().max() > 1e-2 * before.abs().max()

@@ -1,5 +1,6 @@
 """The commands that open a base model, on a random tiny one."""
 
+import json
 import socket
 
 import peft
@@ -65,6 +66,15 @@ def test_check_shows_what_matched_and_leaves_nothing(run, checkpoint, data_dir, 
     assert "q_proj x 2, v_proj x 2" in result.stdout
     assert "Adapter red fits" in result.stderr
     assert sorted(data_dir.rglob("*")) == before
+
+
+def test_check_tells_what_the_store_warns_of(run, checkpoint, data_dir, adapter_dir):
+    config = json.loads((adapter_dir / "adapter_config.json").read_bytes())
+    config["target_modules"] = ".*_proj"
+    (adapter_dir / "adapter_config.json").write_text(json.dumps(config))
+    result = run("adapters", "check", adapter_dir, "--base", checkpoint, "--data-dir", data_dir)
+    assert result.exit_code == 0, result.output
+    assert "is an expression, which is never run" in " ".join(result.stdout.split())
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,8 @@ class ModelParts:
     is_tied: bool  # whether the head's weight is the embedding's
     norms: Mapping[str, int]  # path -> size, in model order
     layers: tuple[str, ...]  # paths of the decoder layers, in model order
-    experts: Mapping[str, Mapping[str, tuple[int, int, int]]]  # path -> parameter -> (E, N, K)
+    experts: Mapping[str, Mapping[str, tuple[int, int, int]]]
+    """Path -> parameter -> (E, N, K), of experts and, as if one expert each, of their routers."""
     hidden_size: int
     num_kv_heads: int
     head_size: int
@@ -43,7 +44,7 @@ class ModelParts:
             is_tied=bool(config.tie_word_embeddings),
             norms=dict(_norms(model)),
             layers=tuple(_layers(model)),
-            experts=dict(_experts(model)),
+            experts={**dict(_experts(model)), **routers(model)},
             hidden_size=config.hidden_size,
             num_kv_heads=getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
             head_size=getattr(config, "head_dim", None)
@@ -75,6 +76,21 @@ def _experts(model: nn.Module) -> Iterator[tuple[str, dict[str, tuple[int, int, 
                     for name, (count, rows, columns) in shapes.items()
                 },
             )
+
+
+def routers(model: nn.Module) -> dict[str, dict[str, tuple[int, int, int]]]:
+    """The module beside each module of experts that has their number of rows for weight."""
+    found = {}
+    for path, shapes in _experts(model):
+        count = next(iter(shapes.values()))[0]
+        parent = path.rpartition(".")[0]
+        for name, module in model.get_submodule(parent).named_children():
+            weight = dict(module.named_parameters(recurse=False)).get("weight")
+            if weight is None or weight.dim() != 2 or isinstance(module, nn.Linear):
+                continue
+            if len(weight) == count:
+                found[f"{parent}.{name}"] = {"weight": (1, *weight.shape)}
+    return found
 
 
 def _layers(model: nn.Module) -> Iterator[str]:
