@@ -200,12 +200,15 @@ class AdapterStore(Catalog):
                 tags=sorted_tags,
             )
             # Outside the lock: it reads the whole source, if equal bytes were uploaded before.
-            is_placed = self._disk.source(source.digest).is_intact()
+            placed = self._disk.source(source.digest)
+            stamp, is_placed = placed.stamp(), placed.is_intact()
             if self._shared is not None:
                 self._shared.place(source)
             with self._writer:
+                # Good files that came meanwhile stay: a kill amid a replacement would leave none.
+                replaces = not is_placed and placed.stamp() == stamp
                 return self._publish(
-                    adapter, source, image_path, condition, actor=actor, replaces=not is_placed
+                    adapter, source, image_path, condition, actor=actor, replaces=replaces
                 )
 
     def has_weights(self, tenant: str, weights_sha256: str) -> bool:
