@@ -170,7 +170,9 @@ class Settings(BaseSettings):
     scrub_bytes_per_s: Bytes = Field(
         ByteSize(16 * MIB), description="Most the background check of stored adapters reads."
     )
-    max_uploads: Count = Field(8, description="Most uploads being received at once.")
+    max_uploads: Count = Field(
+        8, description="Most uploads being received at once; of one tenant, three quarters of them."
+    )
 
     tenant_max_adapters: Count | None = Field(
         None, description="Most adapters of one tenant. These limits hold where none is set for it."
