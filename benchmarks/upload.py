@@ -21,9 +21,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from itertools import pairwise
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 # `kernels.py` beside this file is not the package of that name that bitsandbytes looks for.
@@ -34,10 +32,8 @@ import httpx
 from motet.engine.base import QuantizedBase, open_base
 
 from benchmarks.motet_process import MotetProcess, motet_process, share_bases
+from benchmarks.neighbour import TIMEOUT_S, Gap, Gaps, Neighbour, body, is_token, running
 from benchmarks.random_adapters import random_adapter
-
-PROMPT = "A baker gets up early in the morning because"
-_TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -47,35 +43,6 @@ class Upload:
     begun: float
     accepted: float
     first_token: float
-
-
-@dataclass
-class Neighbour:
-    """Streams completions from one adapter until told to stop; times of all its tokens."""
-
-    url: str
-    model: str
-    stop: threading.Event
-    answers: list[list[float]] = field(default_factory=list)
-
-    def run(self) -> None:
-        with httpx.Client(base_url=self.url, timeout=_TIMEOUT_S) as client:
-            while not self.stop.is_set():
-                self.answers.append([])
-                self._stream(client, self.answers[-1])
-
-    def gaps(self) -> list[tuple[float, float]]:
-        """(beginning, end) of the time between two tokens of one answer."""
-        return [gap for times in self.answers for gap in pairwise(times)]
-
-    def _stream(self, client: httpx.Client, times: list[float]) -> None:
-        body = _body(self.model, max_tokens=400)
-        with client.stream("POST", "/v1/completions", json=body) as reply:
-            for line in reply.iter_lines():
-                if _is_token(line):
-                    times.append(time.monotonic())
-                if self.stop.is_set():
-                    return
 
 
 def main() -> None:
@@ -108,7 +75,7 @@ def _measure(
     server: MotetProcess, base: QuantizedBase, options: argparse.Namespace
 ) -> dict[str, object]:
     stop = threading.Event()
-    with httpx.Client(base_url=server.url, timeout=_TIMEOUT_S) as client:
+    with httpx.Client(base_url=server.url, timeout=TIMEOUT_S) as client:
         size = _put(client, "warm", random_adapter(base, rank=options.rank, seed=0))
         _first_token(client, "warm")
         # Made beforehand: the client's arithmetic would slow the neighbours.
@@ -122,10 +89,7 @@ def _measure(
             name = f"neighbour-{index}"
             _put(client, name, random_adapter(base, rank=options.rank, seed=1000 + index))
             neighbours.append(Neighbour(server.url, name, stop))
-        threads = [threading.Thread(target=neighbour.run) for neighbour in neighbours]
-        for thread in threads:
-            thread.start()
-        try:
+        with running(neighbours, stop):
             time.sleep(options.pause)  # prompts are computed and adapters loaded
             settled = time.monotonic()
             beside = []
@@ -133,10 +97,6 @@ def _measure(
                 time.sleep(options.pause)
                 beside.append(_upload(client, files.pop()))
             time.sleep(options.pause)
-        finally:
-            stop.set()
-            for thread in threads:
-                thread.join()
     gaps = [gap for neighbour in neighbours for gap in neighbour.gaps() if gap[0] >= settled]
     return {
         "base": options.base or "the demo base",
@@ -167,44 +127,13 @@ def _put(client: httpx.Client, name: str, files: dict[str, bytes]) -> int:
 
 
 def _first_token(client: httpx.Client, model: str) -> None:
-    body = _body(model, max_tokens=1)
-    with client.stream("POST", "/v1/completions", json=body) as reply:
-        if not any(_is_token(line) for line in reply.iter_lines()):
+    asked = body(model, max_tokens=1)
+    with client.stream("POST", "/v1/completions", json=asked) as reply:
+        if not any(is_token(line) for line in reply.iter_lines()):
             raise RuntimeError(f"no token from {model}: {reply.status_code}")
 
 
-def _body(model: str, max_tokens: int) -> dict[str, object]:
-    return {
-        "model": model,
-        "prompt": PROMPT,
-        "max_tokens": max_tokens,
-        "temperature": 0,
-        "ignore_eos": True,
-        "stream": True,
-    }
-
-
-def _is_token(line: str) -> bool:
-    return line.startswith("data: {") and '"choices"' in line
-
-
-@dataclass(frozen=True)
-class Gaps:
-    """Seconds between two tokens."""
-
-    count: int
-    p50_s: float
-    p99_s: float
-    max_s: float
-
-    @classmethod
-    def of(cls, gaps: Sequence[tuple[float, float]]) -> Gaps:
-        lengths = sorted(end - begin for begin, end in gaps) or [float("nan")]
-        middle, late = (lengths[int(share * (len(lengths) - 1))] for share in (0.5, 0.99))
-        return cls(len(gaps), middle, late, lengths[-1])
-
-
-def _by_window(gaps: list[tuple[float, float]], uploads: list[Upload]) -> dict[str, Gaps]:
+def _by_window(gaps: list[Gap], uploads: list[Upload]) -> dict[str, Gaps]:
     windows = {
         "upload": [(one.begun, one.accepted) for one in uploads],
         "first token": [(one.accepted, one.first_token) for one in uploads],
