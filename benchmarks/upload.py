@@ -9,7 +9,8 @@ of its own. A neighbour's time between two tokens counts as
 - quiet, while nothing is uploaded: a pause of `--pause` seconds comes before each upload;
 - upload, if any part of it lies between the first byte of a form and the reply to it;
 - first token, if any part of it lies between that reply and the first token.
-The client runs on the same cores as the server.
+All clients run on the same cores as the server. The one that uploads is a process of its own, with
+the lowest priority: it is to take no more from the neighbours than one on another machine would.
 """
 
 from __future__ import annotations
@@ -21,9 +22,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from itertools import pairwise
+from dataclasses import asdict
 from pathlib import Path
 
 # `kernels.py` beside this file is not the package of that name that bitsandbytes looks for.
@@ -34,48 +33,9 @@ import httpx
 from motet.engine.base import QuantizedBase, open_base
 
 from benchmarks.motet_process import MotetProcess, motet_process, share_bases
+from benchmarks.neighbour import TIMEOUT_S, Gap, Gaps, Neighbour, running
 from benchmarks.random_adapters import random_adapter
-
-PROMPT = "A baker gets up early in the morning because"
-_TIMEOUT_S = 120.0
-
-
-@dataclass(frozen=True)
-class Upload:
-    """When one began, was answered and gave its token; monotonic seconds."""
-
-    begun: float
-    accepted: float
-    first_token: float
-
-
-@dataclass
-class Neighbour:
-    """Streams completions from one adapter until told to stop; times of all its tokens."""
-
-    url: str
-    model: str
-    stop: threading.Event
-    answers: list[list[float]] = field(default_factory=list)
-
-    def run(self) -> None:
-        with httpx.Client(base_url=self.url, timeout=_TIMEOUT_S) as client:
-            while not self.stop.is_set():
-                self.answers.append([])
-                self._stream(client, self.answers[-1])
-
-    def gaps(self) -> list[tuple[float, float]]:
-        """(beginning, end) of the time between two tokens of one answer."""
-        return [gap for times in self.answers for gap in pairwise(times)]
-
-    def _stream(self, client: httpx.Client, times: list[float]) -> None:
-        body = _body(self.model, max_tokens=400)
-        with client.stream("POST", "/v1/completions", json=body) as reply:
-            for line in reply.iter_lines():
-                if _is_token(line):
-                    times.append(time.monotonic())
-                if self.stop.is_set():
-                    return
+from benchmarks.uploader import Upload, put, uploader
 
 
 def main() -> None:
@@ -108,40 +68,35 @@ def _measure(
     server: MotetProcess, base: QuantizedBase, options: argparse.Namespace
 ) -> dict[str, object]:
     stop = threading.Event()
-    with httpx.Client(base_url=server.url, timeout=_TIMEOUT_S) as client:
-        size = _put(client, "warm", random_adapter(base, rank=options.rank, seed=0))
-        _first_token(client, "warm")
-        # Made beforehand: the client's arithmetic would slow the neighbours.
-        files = [
-            random_adapter(base, rank=options.rank, seed=seed)
-            for seed in range(1, 2 * options.uploads + 1)
-        ]
-        alone = [_upload(client, files.pop()) for _ in range(options.uploads)]
+    # Made beforehand: the arithmetic would slow the neighbours.
+    files = [
+        random_adapter(base, rank=options.rank, seed=seed)
+        for seed in range(2 * options.uploads + 1)
+    ]
+    with (
+        httpx.Client(base_url=server.url, timeout=TIMEOUT_S) as client,
+        uploader(server.url, files) as upload,
+    ):
+        upload()  # what is imported and allocated once
+        alone = [upload() for _ in range(options.uploads)]
         neighbours = []
         for index in range(options.neighbours):
             name = f"neighbour-{index}"
-            _put(client, name, random_adapter(base, rank=options.rank, seed=1000 + index))
+            put(client, name, random_adapter(base, rank=options.rank, seed=1000 + index))
             neighbours.append(Neighbour(server.url, name, stop))
-        threads = [threading.Thread(target=neighbour.run) for neighbour in neighbours]
-        for thread in threads:
-            thread.start()
-        try:
+        with running(neighbours, stop):
             time.sleep(options.pause)  # prompts are computed and adapters loaded
             settled = time.monotonic()
             beside = []
-            while files:
+            for _ in range(options.uploads):
                 time.sleep(options.pause)
-                beside.append(_upload(client, files.pop()))
+                beside.append(upload())
             time.sleep(options.pause)
-        finally:
-            stop.set()
-            for thread in threads:
-                thread.join()
     gaps = [gap for neighbour in neighbours for gap in neighbour.gaps() if gap[0] >= settled]
     return {
         "base": options.base or "the demo base",
         "rank": options.rank,
-        "upload_bytes": size,
+        "upload_bytes": sum(map(len, files[0].values())),
         "neighbours": options.neighbours,
         "alone": _times(alone),
         "beside_neighbours": _times(beside),
@@ -149,62 +104,7 @@ def _measure(
     }
 
 
-def _upload(client: httpx.Client, files: dict[str, bytes]) -> Upload:
-    begun = time.monotonic()
-    _put(client, "measured", files)
-    accepted = time.monotonic()
-    _first_token(client, "measured")
-    done = Upload(begun, accepted, time.monotonic())
-    client.delete("/v1/adapters/measured").raise_for_status()
-    return done
-
-
-def _put(client: httpx.Client, name: str, files: dict[str, bytes]) -> int:
-    """Bytes of the files."""
-    parts = {filename: (filename, data) for filename, data in files.items()}
-    client.put(f"/v1/adapters/{name}", files=parts).raise_for_status()
-    return sum(len(data) for data in files.values())
-
-
-def _first_token(client: httpx.Client, model: str) -> None:
-    body = _body(model, max_tokens=1)
-    with client.stream("POST", "/v1/completions", json=body) as reply:
-        if not any(_is_token(line) for line in reply.iter_lines()):
-            raise RuntimeError(f"no token from {model}: {reply.status_code}")
-
-
-def _body(model: str, max_tokens: int) -> dict[str, object]:
-    return {
-        "model": model,
-        "prompt": PROMPT,
-        "max_tokens": max_tokens,
-        "temperature": 0,
-        "ignore_eos": True,
-        "stream": True,
-    }
-
-
-def _is_token(line: str) -> bool:
-    return line.startswith("data: {") and '"choices"' in line
-
-
-@dataclass(frozen=True)
-class Gaps:
-    """Seconds between two tokens."""
-
-    count: int
-    p50_s: float
-    p99_s: float
-    max_s: float
-
-    @classmethod
-    def of(cls, gaps: Sequence[tuple[float, float]]) -> Gaps:
-        lengths = sorted(end - begin for begin, end in gaps) or [float("nan")]
-        middle, late = (lengths[int(share * (len(lengths) - 1))] for share in (0.5, 0.99))
-        return cls(len(gaps), middle, late, lengths[-1])
-
-
-def _by_window(gaps: list[tuple[float, float]], uploads: list[Upload]) -> dict[str, Gaps]:
+def _by_window(gaps: list[Gap], uploads: list[Upload]) -> dict[str, Gaps]:
     windows = {
         "upload": [(one.begun, one.accepted) for one in uploads],
         "first token": [(one.accepted, one.first_token) for one in uploads],

@@ -59,6 +59,10 @@ class Disk:
     def basis_path(self, digest: str) -> Path:
         return self._bases / f"{digest}.{self._tag}"
 
+    def has_image_of_its_own(self, digest: str) -> bool:
+        """Whether its image for this base is there and needs nothing else."""
+        return self.image_path(digest).exists() and not self._needs_path(digest).exists()
+
     def needed_bases(self) -> dict[str, frozenset[str]]:
         """Adapter's digest -> digests of the bases that its image needs, of those that need any."""
         return {

@@ -117,6 +117,20 @@ class Index:
         with self._lock:
             return [*self._weights.get((tenant, weights_sha256), ())]
 
+    def with_digest(self, tenant: str, weights_sha256: str, digest: str) -> Adapter | None:
+        """A version of this tenant that has these files; as `with_weights`."""
+        with self._lock:
+            if digest not in self._weights.get((tenant, weights_sha256), ()):
+                return None
+            names = self._tenants[tenant]
+            return next(
+                version
+                for owner, name in self._names[digest]
+                if owner == tenant
+                for version in names[name].all
+                if version.digest == digest
+            )
+
     def note(self, tenant: str, name: str, versions: Versions | None) -> list[str]:
         """The name now stands for that, or for nothing; the digests that nothing holds any more."""
         with self._lock:

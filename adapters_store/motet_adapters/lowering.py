@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from motet_adapters.adapter import Adapter
 from motet_adapters.base_weights import BaseWeights
 from motet_adapters.bases import Bases
 from motet_adapters.limits import Limits
@@ -28,3 +29,12 @@ class Lowering:
             return source.lower(
                 self.base, self.dtype, self.limits, self.max_image_bytes, self.bases
             )
+
+    def allows(self, adapter: Adapter) -> bool:
+        """Whether one that was lowered before is within the limits of now."""
+        limits, most = self.limits, self.max_image_bytes
+        return (
+            max(adapter.ranks, default=0) <= limits.max_rank
+            and adapter.source_bytes <= limits.max_upload_bytes
+            and (most is None or adapter.image_bytes <= most)
+        )

@@ -2,6 +2,7 @@
 
     URL/database-id                 which database names what is here
     URL/sources/DIGEST/             the two uploaded files
+    URL/incoming/RANDOM             a file on its way in; only on a file system (see local_place.py)
 
 A server's own `sources/` is then a cache of it. Order of writing: both objects here, then the row
 that names them, so that every digest a server reads in the database can be fetched.
@@ -15,8 +16,9 @@ from typing import Any
 
 from fsspec.core import url_to_fs
 
-from motet_adapters.errors import BlobsUnavailable, StoreUnusable
+from motet_adapters.errors import AdapterError, BlobsUnavailable, StoreUnusable
 from motet_adapters.file_kinds import CONFIG_FILE, WEIGHTS_FILE
+from motet_adapters.local_place import LocalPlace
 from motet_adapters.source import Source
 
 _FILES = (CONFIG_FILE, WEIGHTS_FILE)
@@ -42,8 +44,10 @@ class Origin:
             ) from error
         self._fs: Any = fs
         self._root = str(root).rstrip("/")
-        # Object stores have no directories to make, and making one could make a bucket.
-        self._makes_directories = "file" in _protocols(fs)
+        # Object stores have no directories to make, and making one could make a bucket; and what is
+        # put there is there as a whole or not at all.
+        is_local = "file" in _protocols(fs)
+        self._local = LocalPlace(Path(self._root)) if is_local else None
 
     def belong_to(self, database_id: str, *, names_any: bool) -> None:
         """As `Disk.belong_to`, for what is shared."""
@@ -54,8 +58,7 @@ class Origin:
             except FileNotFoundError:
                 known = "" if self._digests() and not names_any else database_id
                 if known:
-                    self._make(self._root)
-                    self._fs.pipe_file(path, known.encode("ascii"))
+                    self._remember(path, known)
         if known != database_id:
             raise StoreUnusable(
                 "The adapters stored under blob_url belong to another database. Use that one, or "
@@ -63,12 +66,15 @@ class Origin:
             )
 
     def place(self, source: Source) -> None:
-        """Both files, also where they are there already: the sweep goes by their age."""
+        """Both files, also where they are there already: the sweep goes by their age.
+
+        Other servers may be reading those: they get the old ones or the new, each whole. Raises
+        StoreFull where a file system has no room.
+        """
         directory = self._directory(source.digest)
         with _reaching():
-            self._make(directory)
             for name in _FILES:
-                self._fs.put_file(str(source.directory / name), f"{directory}/{name}")
+                self._put(source.directory / name, f"{directory}/{name}")
 
     def fetch(self, digest: str, directory: Path) -> bool:
         """Copy both files into `directory`; False where one is missing. Nothing is hashed."""
@@ -86,6 +92,8 @@ class Origin:
         It has to ask the database again, and may then call `discard`.
         """
         with _reaching():
+            if self._local is not None:
+                self._local.sweep(now - GRACE_S)
             unnamed = self._digests() - live
             old = [digest for digest in unnamed if now - self._written(digest) > GRACE_S]
         for digest in old:
@@ -102,15 +110,23 @@ class Origin:
                 path = f"{self._directory(digest)}/{name}"
                 if self._fs.exists(path):
                     self._fs.rm_file(path)
-            if self._makes_directories:
+            if self._local is not None:
                 self._fs.rmdir(self._directory(digest))
 
     def _directory(self, digest: str) -> str:
         return f"{self._root}/sources/{digest}"
 
-    def _make(self, directory: str) -> None:
-        if self._makes_directories:
-            self._fs.makedirs(directory, exist_ok=True)
+    def _put(self, path: Path, target: str) -> None:
+        if self._local is None:
+            self._fs.put_file(str(path), target)
+        else:
+            self._local.put(path, Path(target))
+
+    def _remember(self, path: str, database_id: str) -> None:
+        if self._local is None:
+            self._fs.pipe_file(path, database_id.encode("ascii"))
+        else:
+            self._local.write(database_id, Path(path))
 
     def _digests(self) -> set[str]:
         try:
@@ -139,6 +155,8 @@ def _protocols(fs: Any) -> tuple[str, ...]:
 def _reaching() -> Iterator[None]:
     try:
         yield
+    except AdapterError:
+        raise  # already says what is wrong
     except Exception as error:
         # What a driver raises is its own affair: botocore's errors are no OSErrors.
         _log.error("the shared store of adapter files failed: %s", error)

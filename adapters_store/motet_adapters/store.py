@@ -190,22 +190,24 @@ class AdapterStore(Catalog):
             # Cheap, and again on the rows themselves before anything is published.
             condition.require(name, self._index.current_digest(tenant, name))
             source = staging.finish_as(tenant, name, lossy_rank)
-            lowered = self._lowering.of(source)
             image_path = staging.directory / "image"
-            with refusing_when_full():
-                self._images.write(image_path, lowered.image)
-            adapter = replace(
-                described(tenant, name, staging, lowered, self._clock()),
-                expires_at=expires_at,
-                tags=sorted_tags,
-            )
+            adapter = self._known(tenant, name, staging, source.digest)
+            if adapter is None:
+                lowered = self._lowering.of(source)
+                with refusing_when_full():
+                    self._images.write(image_path, lowered.image)
+                adapter = described(tenant, name, staging, lowered, self._clock())
+            adapter = replace(adapter, expires_at=expires_at, tags=sorted_tags)
             # Outside the lock: it reads the whole source, if equal bytes were uploaded before.
-            is_placed = self._disk.source(source.digest).is_intact()
+            placed = self._disk.source(source.digest)
+            stamp, is_placed = placed.stamp(), placed.is_intact()
             if self._shared is not None:
                 self._shared.place(source)
             with self._writer:
+                # Good files that came meanwhile stay: a kill amid a replacement would leave none.
+                replaces = not is_placed and placed.stamp() == stamp
                 return self._publish(
-                    adapter, source, image_path, condition, actor=actor, replaces=not is_placed
+                    adapter, source, image_path, condition, actor=actor, replaces=replaces
                 )
 
     def has_weights(self, tenant: str, weights_sha256: str) -> bool:
@@ -307,7 +309,8 @@ class AdapterStore(Catalog):
         try:
             with refusing_when_full():
                 self._disk.place_source(source, replace=replaces)
-                self._disk.place_image(image_path, adapter.digest)
+                if image_path.exists():
+                    self._disk.place_image(image_path, adapter.digest)
             self._checkup.take_upload(adapter.digest, actor)
             after = self._registry.put(adapter, condition, actor)
         except BaseException:  # raised again: files without a row are nobody's
@@ -315,6 +318,16 @@ class AdapterStore(Catalog):
             raise
         self._note(adapter.tenant, adapter.name, after)
         return after.current
+
+    def _known(self, tenant: str, name: str, staging: Staging, digest: str) -> Adapter | None:
+        """What the tenant has published before, under whatever name, if it was lowered for this
+        base and would be accepted today. Others' versions are not looked at: time would tell."""
+        found = self._index.with_digest(tenant, staging.weights_sha256, digest)
+        if found is None or not self._disk.has_image_of_its_own(digest):
+            return None
+        if not self._lowering.allows(found):
+            return None
+        return replace(found, name=name, created=int(self._clock()), number=1)
 
     def _end_lease(self, digest: str) -> None:
         if self._index.end_lease(digest):

@@ -109,6 +109,16 @@ class Settings(BaseSettings):
     admin_key: SecretStr | None = Field(
         None, min_length=16, description="Key that opens /admin and, from afar, /metrics."
     )
+    admin_port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        description="Port for /admin and /metrics, which are then there alone. Unset: the one of "
+        "all.",
+    )
+    admin_host: str = Field(
+        "127.0.0.1", min_length=1, description="Address to listen on at admin_port."
+    )
     drain_timeout_s: Seconds = Field(
         30.0, description="Seconds running requests get to finish after SIGTERM."
     )
@@ -170,7 +180,9 @@ class Settings(BaseSettings):
     scrub_bytes_per_s: Bytes = Field(
         ByteSize(16 * MIB), description="Most the background check of stored adapters reads."
     )
-    max_uploads: Count = Field(8, description="Most uploads being received at once.")
+    max_uploads: Count = Field(
+        8, description="Most uploads being received at once; of one tenant, three quarters of them."
+    )
 
     tenant_max_adapters: Count | None = Field(
         None, description="Most adapters of one tenant. These limits hold where none is set for it."
@@ -209,6 +221,10 @@ class Settings(BaseSettings):
                 f"max_batch_tokens ({self.max_batch_tokens}) must be at least max_num_seqs + "
                 f"chunk_len ({least}), or running sequences could keep every prompt out; raise it "
                 "or lower one of the others"
+            )
+        if self.admin_port is not None and self.admin_port == self.port:
+            raise ValueError(
+                f"admin_port ({self.admin_port}) must be another one than port, or be unset"
             )
         return self
 

@@ -22,6 +22,7 @@ from motet_adapters import (
     StoreFull,
     StoreUnusable,
 )
+from motet_adapters.source import Source
 from sqlalchemy import event
 
 from tests.support.adapter_files import WEIGHTS_FILE, put_bytes, random_adapter
@@ -263,6 +264,30 @@ def test_a_damaged_source_is_noticed_and_repaired_by_uploading_again(
     assert store.image(adapter.digest).digest == adapter.digest
     assert not list((tmp_path / "staging").iterdir())
     store.close()
+
+
+def test_the_same_bytes_at_the_same_time_do_not_replace_what_is_acknowledged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the two renames of a replacement a kill would leave an adapter without its files."""
+    store = opened(tmp_path)
+    is_intact = Source.is_intact
+    inodes: list[int] = []
+
+    def overtaken(source: Source) -> bool:
+        was_intact = is_intact(source)
+        monkeypatch.undo()
+        inodes.append(weights_inode(tmp_path, old_files().put(store, "other").digest))
+        return was_intact
+
+    monkeypatch.setattr(Source, "is_intact", overtaken)
+    digest = old_files().put(store).digest
+    assert [weights_inode(tmp_path, digest)] == inodes
+    store.close()
+
+
+def weights_inode(root: Path, digest: str) -> int:
+    return (root / "sources" / digest / WEIGHTS_FILE).stat().st_ino
 
 
 def test_a_damaged_registry_is_refused(tmp_path: Path) -> None:

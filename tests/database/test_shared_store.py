@@ -1,8 +1,11 @@
 """Two servers over one PostgreSQL and one S3: what one is told, the other serves."""
 
+import os
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import fsspec
@@ -15,14 +18,17 @@ from motet_adapters import (
     BlobsUnavailable,
     Limits,
     Origin,
+    StoreFull,
     StoreUnusable,
 )
+from motet_adapters.source import Source
 from motet_database import Database
 
 from tests.support.adapter_files import CONFIG_FILE, WEIGHTS_FILE, random_adapter
-from tests.support.crashing_store import BASE, new_files, old_files
+from tests.support.crashing_store import BASE, counting, forked, new_files, old_files
 from tests.support.live_server import LiveServer, eventually, live_server
 from tests.support.s3 import s3_bucket
+from tests.support.small_disk import leave, release, small_disk
 
 
 @pytest.fixture(params=["file", "s3"])
@@ -158,7 +164,7 @@ def test_a_shared_store_that_is_away_refuses_uploads_and_serves_on(
     def away(*_: object) -> None:
         raise ConnectionError("no route to host 10.0.0.1")
 
-    monkeypatch.setattr(store._shared._origin._fs, "put_file", away)
+    monkeypatch.setattr(store._shared._origin, "_put", away)
     with pytest.raises(BlobsUnavailable) as refused:
         new_files().put(store)
     assert "10.0.0.1" not in refused.value.message
@@ -166,6 +172,63 @@ def test_a_shared_store_that_is_away_refuses_uploads_and_serves_on(
     assert store.image(adapter.digest).digest == adapter.digest
     store.close()
     database.close()
+
+
+def opened_beside(root: Path) -> tuple[AdapterStore, Database]:
+    """A server of its own over the database and the shared directory of `root`'s parent."""
+    database = Database.at_path(root.parent / "motet.sqlite3")
+    return opened(root, database, f"file://{root.parent}/shared"), database
+
+
+def test_a_server_that_dies_while_it_shares_leaves_what_others_read_whole(tmp_path: Path) -> None:
+    """It uploads what is there already, and dies before each file operation in turn."""
+    first, database = opened_beside(tmp_path / "a")
+    adapter = new_files().put(first)
+    first.close()
+    database.close()
+    shared = Source(tmp_path / "shared" / "sources" / adapter.digest, adapter.digest)
+
+    def upload_dying_at(number: int) -> None:
+        store, _ = opened_beside(tmp_path / "b")
+        counting(lambda n, _: os.kill(os.getpid(), signal.SIGKILL) if n == number else None)
+        new_files().put(store, name="again")
+
+    deaths = 0
+    while forked(partial(upload_dying_at, deaths + 1))[0]:
+        assert shared.is_intact(), f"it died before operation {deaths + 1}"
+        deaths += 1
+    assert deaths > 30
+    clock = Clock()
+    clock.now = time.time() + 601
+    database = Database.at_path(tmp_path / "motet.sqlite3")
+    last = opened(tmp_path / "c", database, f"file://{tmp_path}/shared", clock)
+    assert last._shared is not None
+    last._shared.sweep()
+    assert list((tmp_path / "shared" / "incoming").iterdir()) == []
+    assert last.image(adapter.digest).digest == adapter.digest
+    last.close()
+    database.close()
+
+
+@pytest.mark.slow
+def test_a_shared_directory_that_is_full_refuses_uploads_and_changes_nothing(
+    tmp_path: Path,
+) -> None:
+    with small_disk(tmp_path, 1 << 20) as shared:
+        database = Database.at_path(tmp_path / "motet.sqlite3")
+        store = opened(tmp_path / "a", database, f"file://{shared}")
+        old = old_files().put(store)
+        for pages in (0, 1):
+            leave(shared, pages)
+            with pytest.raises(StoreFull):
+                new_files().put(store)
+            assert store.get("acme", "one") == old
+            assert list((shared / "incoming").iterdir()) == []
+        release(shared)
+        new = new_files().put(store)
+        assert Source(shared / "sources" / new.digest, new.digest).is_intact()
+        store.close()
+        database.close()
 
 
 def test_without_a_place_for_the_files_another_server_s_are_not_called_damaged(

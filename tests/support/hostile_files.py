@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from tests.support.adapter_files import PREFIX, AdapterFiles, random_adapter
 from tests.support.base_weights import RandomBase
+from tests.support.hostile_tensors import bent_tensors
 
 Header = dict[str, object]
 
@@ -52,7 +53,8 @@ def corpus() -> dict[str, Hostile]:
     files = valid()
     config, weights = files.config_bytes, files.weights_bytes
     cases: dict[str, Hostile] = {}
-    for name, bad_weights, says in (*_whole_files(weights), *_headers(weights), *_names(weights)):
+    bent = (*_whole_files(weights), *_headers(weights), *_names(weights), *bent_tensors(files))
+    for name, bad_weights, says in bent:
         cases[f"weights: {name}"] = Hostile(config, bad_weights, says)
     for name, bad_config, says in (*_json(config), *_values(files), *_expressions(files)):
         cases[f"config: {name}"] = Hostile(bad_config, weights, says)

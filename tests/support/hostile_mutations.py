@@ -2,7 +2,7 @@
 
 import json
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -89,9 +89,9 @@ def form(config: bytes, weights: bytes) -> bytes:
 
 
 @st.composite
-def uploads(draw: st.DrawFn) -> Upload:
-    """At least one thing about each differs from a valid upload."""
-    config, weights = draw(st.sampled_from(_VALID))
+def uploads(draw: st.DrawFn, valid: Sequence[tuple[bytes, bytes]] = _VALID) -> Upload:
+    """At least one thing about each differs from one of these valid uploads."""
+    config, weights = draw(st.sampled_from(valid))
     what = draw(st.sampled_from(sorted(_BENDS)))
     config, weights = _BENDS[what](draw, config, weights)
     body = form(config, weights)
@@ -112,6 +112,13 @@ def _config_keys(draw: st.DrawFn, config: bytes, weights: bytes) -> tuple[bytes,
     values = {**json.loads(config), **changes}
     for key in draw(st.lists(st.sampled_from(_KEYS), max_size=2)):
         values.pop(key, None)
+    return json.dumps(values).encode(), weights
+
+
+def _own_key(draw: st.DrawFn, config: bytes, weights: bytes) -> tuple[bytes, bytes]:
+    """One of those that are in this config, and may be another family's alone."""
+    values = json.loads(config)
+    values[draw(st.sampled_from(sorted(values)))] = draw(_JSON)
     return json.dumps(values).encode(), weights
 
 
@@ -156,6 +163,7 @@ def _nothing(draw: st.DrawFn, config: bytes, weights: bytes) -> tuple[bytes, byt
 _BENDS: dict[str, _Bend] = {
     "config's bytes": _config_bytes,
     "config's keys": _config_keys,
+    "a key of its own": _own_key,
     "config made up": _config_anew,
     "weights' bytes": _weights_bytes,
     "header's bytes": _header_bytes,

@@ -126,7 +126,7 @@ def _running(app: FastAPI, settings: Settings) -> Iterator[tuple[Server, str]]:
 
     server = Server(app, settings, note)
     bound = bind(settings)
-    thread = threading.Thread(target=server.run, args=([bound],), name="server")
+    thread = threading.Thread(target=server.run, args=(bound,), name="server")
     thread.start()
     try:
         assert listening.wait(20), "the server did not start"

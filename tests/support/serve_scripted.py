@@ -50,8 +50,9 @@ def main() -> None:
     model = ServedModel("base", base.fingerprint, 0)
     kernels = KernelsInUse("scripted")
     app = build_app(settings, engine, store, tenancy, ByteTokenizer(), model, kernels)
-    with bind(settings) as bound:
-        run_server(app, settings, bound, lambda url: print(url, flush=True))  # noqa: T201
+    (bound,) = bind(settings)
+    with bound:
+        run_server(app, settings, [bound], lambda url: print(url, flush=True))  # noqa: T201
     feed.close()
     store.close()
     database.close()

@@ -72,7 +72,7 @@ def adapters_router(service: Service) -> APIRouter:
         """Both files in one multipart form."""
         caller = _uploader(service, request, name, *_TERMS)
         terms = _terms(request, caller, name, dry_run, expires_at, tags, _lossy_rank(lossy, rank))
-        with service.desk.receiving(), service.store.stage() as staging:
+        with service.desk.receiving(caller.tenant), service.store.stage() as staging:
             pieces = form_files(request.headers.get("content-type", ""), request.stream())
             await write_all(staging, pieces)
             return await _publish(service, terms, staging)

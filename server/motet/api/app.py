@@ -20,6 +20,7 @@ from motet.api.auth import Gate
 from motet.api.body_limit import BodyLimit
 from motet.api.chat import chat_router
 from motet.api.completions import completions_router
+from motet.api.doors import Doors
 from motet.api.errors import refusal
 from motet.api.imports import imports_router
 from motet.api.kernels import KernelsInUse
@@ -77,6 +78,7 @@ def build_app(
         # Outermost first.
         middleware=[
             Middleware(RequestId, metrics=service.metrics),
+            Middleware(Doors, admin_port=settings.admin_port),
             Middleware(Admission, lifecycle=service.lifecycle),
             Middleware(BodyLimit, settings=settings),
             Middleware(RateHeaders),

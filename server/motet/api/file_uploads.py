@@ -39,7 +39,7 @@ def files_router(service: Service, uploader: Uploader) -> APIRouter:
             raise refuse_foreign_name(filename, quoted(filename))
         offset, digest = _offset(request), _digest(request)
         desk = service.desk
-        with desk.receiving(), desk.adding(tenant, name, filename, offset) as staging:
+        with desk.receiving(tenant), desk.adding(tenant, name, filename, offset) as staging:
             await write_all(staging, _of_one(filename, request.stream()))
             _require_digest(staging, filename, digest)
             return _told(name, filename, staging)
@@ -60,7 +60,7 @@ def files_router(service: Service, uploader: Uploader) -> APIRouter:
         if not service.store.has_weights(tenant, digest.hex()):
             raise _unknown_file(filename)
         desk, store = service.desk, service.store
-        with desk.receiving(), desk.adding(tenant, name, filename, None) as staging:
+        with desk.receiving(tenant), desk.adding(tenant, name, filename, None) as staging:
             if not await finished_in(None, store.reuse_weights, tenant, digest.hex(), staging):
                 raise _unknown_file(filename)
             return _told(name, filename, staging)

@@ -46,7 +46,7 @@ def imports_router(service: Service) -> APIRouter:
                 f"{adapter!r} is the name of the base model; choose another.", "name_taken"
             )
         store = service.store
-        with service.desk.receiving(), store.stage() as staging:
+        with service.desk.receiving(tenant), store.stage() as staging:
             await finished_in(None, prefixes.copy, body.url, staging)
             published = await finished_in(
                 service.publisher, lambda: store.put(tenant, adapter, staging, actor="operator")

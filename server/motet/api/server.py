@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
@@ -21,13 +21,15 @@ from motet.tenancy.exposure import check_exposure
 _LAST_WORDS_S = 5
 _KEEP_ALIVE_S = 30
 _MAX_HEADER_BYTES = 64 * 1024
+# Of the settings that say where the sockets of `bind` listen.
+_PREFIXES = ("MOTET_", "MOTET_ADMIN_")
 _log = logging.getLogger("motet.api")
 
 
 def run_server(
     app: FastAPI,
     settings: Settings,
-    bound: socket.socket,
+    bound: Sequence[socket.socket],
     on_listening: Callable[[str], None] | None = None,
 ) -> None:
     """Serves `app`, made by `build_app`, until SIGTERM or SIGINT and a drain have ended it.
@@ -39,14 +41,16 @@ def run_server(
     """
     service: Service = app.state.service
     notice = check_exposure(settings, service.tenancy.tenants)
-    try:
-        bound.listen()
-    except OSError as error:  # two processes may have bound it, as long as neither listened
-        raise _cannot_listen(settings, error) from None
+    for listener, prefix in zip(bound, _PREFIXES, strict=False):
+        try:
+            listener.listen()
+        except OSError as error:  # two processes may have bound it, as long as neither listened
+            host, port = listener.getsockname()[:2]
+            raise _cannot_listen(host, port, error, prefix) from None
     server = Server(app, settings, on_listening)
     if notice is not None:
         _log.warning(notice)
-    server.run(sockets=[bound])
+    server.run(sockets=list(bound))
     if server.engine_failed:
         raise EngineStopped("The engine failed; the log above says why. Start the server again.")
 
@@ -112,32 +116,44 @@ def _config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     )
 
 
-def bind(settings: Settings) -> socket.socket:
-    """A socket bound as the settings say, not listening yet: who connects is refused.
+def bind(settings: Settings) -> list[socket.socket]:
+    """Sockets bound as the settings say, not listening yet: who connects is refused. The one of
+    the API first, then that of the operator, where there is one.
 
     Raises InvalidSetting where that can't be, such as where somebody else listens.
     """
+    bound = [_bound(settings.host, settings.port, _PREFIXES[0])]
+    if settings.admin_port is not None:
+        try:
+            bound.append(_bound(settings.admin_host, settings.admin_port, _PREFIXES[1]))
+        except InvalidSetting:
+            bound[0].close()
+            raise
+    return bound
+
+
+def _bound(host: str, port: int, prefix: str) -> socket.socket:
     try:
-        found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         # Of a name's addresses the IPv4 one: it is what people mean by localhost.
         family, kind, proto, _, address = min(found, key=lambda each: each[0] != socket.AF_INET)
         listener = socket.socket(family, kind, proto)
     except OSError as error:
-        raise _cannot_listen(settings, error) from None
+        raise _cannot_listen(host, port, error, prefix) from None
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
     except OSError as error:
         listener.close()
-        raise _cannot_listen(settings, error) from None
+        raise _cannot_listen(host, port, error, prefix) from None
     return listener
 
 
-def _cannot_listen(settings: Settings, error: OSError) -> InvalidSetting:
+def _cannot_listen(host: str, port: int, error: OSError, prefix: str) -> InvalidSetting:
     return InvalidSetting(
-        f"Cannot listen on {settings.host} port {settings.port}: {error.strerror}. Choose another "
-        "with MOTET_HOST and MOTET_PORT.",
-        param="MOTET_PORT",
+        f"Cannot listen on {host} port {port}: {error.strerror}. Choose another with {prefix}HOST "
+        f"and {prefix}PORT.",
+        param=f"{prefix}PORT",
     )
 
 

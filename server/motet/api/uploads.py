@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
@@ -49,21 +50,31 @@ class UploadDesk:
     def __init__(self, store: AdapterStore, max_uploads: int) -> None:
         self._store = store
         self._max_uploads = max_uploads
-        self._num_receiving = 0
+        self._receiving: Counter[str] = Counter()  # by tenant
         self._held: dict[tuple[str, str], Held] = {}
 
     @contextmanager
-    def receiving(self) -> Iterator[None]:
-        """Counts one body being received. Raises TooManyUploads."""
-        if self._num_receiving >= self._max_uploads:
+    def receiving(self, tenant: str) -> Iterator[None]:
+        """Counts one body being received. Raises TooManyUploads.
+
+        A quarter of the places is for others: a tenant that sends slowly does not keep them out.
+        """
+        most = max(self._max_uploads - max(self._max_uploads // 4, 1), 1)
+        if self._receiving[tenant] >= most:
+            raise TooManyUploads(
+                f"{most} uploads of yours are being received already; try again shortly."
+            )
+        if self._receiving.total() >= self._max_uploads:
             raise TooManyUploads(
                 f"{self._max_uploads} uploads are being received already; try again shortly."
             )
-        self._num_receiving += 1
+        self._receiving[tenant] += 1
         try:
             yield
         finally:
-            self._num_receiving -= 1
+            self._receiving[tenant] -= 1
+            if not self._receiving[tenant]:
+                del self._receiving[tenant]
 
     @contextmanager
     def adding(

@@ -52,7 +52,7 @@ def run(settings: Settings, *, demo: bool, started: float) -> None:
         sample = _demo_sample(settings, tenancy) if demo else None
         # Both before the model is loaded, not minutes after.
         check_exposure(settings, tenants)
-        bound = opened.enter_context(bind(settings))
+        bound = [opened.enter_context(one) for one in bind(settings)]
         with progress_bar("Starting") as report:
             parts = _open(settings, database, feed, tenancy, report, demo=demo)
             runtime = opened.enter_context(closing(parts))

@@ -182,7 +182,8 @@ def test_it_does_not_listen_for_the_world_without_tenants(tmp_path: Path) -> Non
 
 
 def test_a_port_in_use_is_said(tmp_path: Path) -> None:
-    with bind(Settings(port=0)) as taken:
+    (taken,) = bind(Settings(port=0))
+    with taken:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(InvalidSetting, match=rf"port {port}.*MOTET_PORT"):
@@ -193,11 +194,13 @@ def test_a_port_in_use_is_said(tmp_path: Path) -> None:
 
 def test_a_port_taken_while_the_model_was_loaded_is_said(server: LiveServer) -> None:
     """Linux lets two sockets be bound to a port as long as neither listens."""
-    with bind(Settings(port=0)) as first:
+    (first,) = bind(Settings(port=0))
+    with first:
         settings = Settings(port=first.getsockname()[1])
-        with bind(settings) as second:
+        (second,) = bind(settings)
+        with second:
             with pytest.raises(ConnectionRefusedError):  # nothing answers before it is ready
                 socket.create_connection(second.getsockname(), timeout=5)
             first.listen()
             with pytest.raises(InvalidSetting, match=r"in use.*MOTET_PORT"):
-                run_server(server.app, settings, second)
+                run_server(server.app, settings, [second])

@@ -12,6 +12,7 @@ from motet.tenancy.rates import duration
 
 from tests.support.adapter_files import CONFIG_FILE, WEIGHTS_FILE, random_adapter
 from tests.support.live_server import BASE_NAME, LiveServer, eventually, live_server
+from tests.support.scripted_engine import ScriptedEngine
 
 WINDOW_S = 2
 TEXT = {"model": BASE_NAME, "prompt": "x" * 10, "max_tokens": 40}  # 50 tokens with this tokenizer
@@ -71,30 +72,49 @@ def test_the_official_client_backs_off_and_succeeds(server: LiveServer) -> None:
     assert statuses == [200, 429, 200]
 
 
-def test_a_tenant_that_is_refused_all_the_time_does_not_hold_another_up(server: LiveServer) -> None:
-    """The other's requests while one hammers: all served, in the order they came."""
-    limit(server, tokens_per_minute=50)
-    over = threading.Event()
-    refused: list[int] = []
+def test_a_tenant_that_is_refused_all_the_time_changes_nothing_about_anothers_latency(
+    tmp_path: Path,
+) -> None:
+    """The other's answers take as long while one is refused a hundred times a second as before."""
+    engine = ScriptedEngine(step_s=0.004)
+    with live_server(
+        tmp_path, engine=engine, tenants=("busy", "other"), window_s=WINDOW_S
+    ) as server:
+        limit(server, tokens_per_minute=50)
+        over = threading.Event()
+        refused: list[int] = []
 
-    def hammer() -> None:
-        with server.client("busy") as busy:
-            while not over.is_set():
-                refused.append(busy.post("/v1/completions", json=TEXT).status_code)
+        def hammer() -> None:
+            with server.client("busy") as busy:
+                while not over.wait(0.01):
+                    refused.append(busy.post("/v1/completions", json=TEXT).status_code)
 
-    thread = threading.Thread(target=hammer)
-    thread.start()
-    try:
-        assert eventually(lambda: 429 in refused)
+        thread = threading.Thread(target=hammer)
         with server.client("other") as other:
-            assert {other.post("/v1/completions", json=TEXT).status_code for _ in range(30)} == {
-                200
-            }
-    finally:
-        over.set()
-        thread.join()
-    per_window = refused.count(200)
-    assert per_window <= 1 + 30, "refusals are not counted as use, answers are"
+            quiet = latencies(other)
+            thread.start()
+            try:
+                assert eventually(lambda: 429 in refused)
+                num_before = refused.count(429)
+                beside = latencies(other)
+                num_refused = refused.count(429) - num_before
+            finally:
+                over.set()
+                thread.join()
+        assert num_refused > 2 * len(beside)
+        assert refused.count(200) <= 1 + 30, "refusals are not counted as use, answers are"
+        # Each answer spans many refusals; whatever else runs makes only some of them slower.
+        assert sorted(beside)[2] < 1.25 * sorted(quiet)[2], (quiet, beside)
+
+
+def latencies(client: httpx.Client) -> list[float]:
+    """Seconds of some answers of 40 tokens, one after the other."""
+    found = []
+    for _ in range(12):
+        begun = time.monotonic()
+        assert client.post("/v1/completions", json=TEXT).status_code == 200
+        found.append(time.monotonic() - begun)
+    return found
 
 
 def test_what_was_reserved_and_not_used_is_given_back(server: LiveServer) -> None:
