@@ -13,7 +13,6 @@ namespace {
 
 constexpr int64_t kItemsAtOnce = 4;  // tiles of ranks that a thread takes
 constexpr int64_t kInnerAtOnce = 2;  // rows
-constexpr int64_t kTurns = 4;
 
 // Rows [from, to) of in_gain * x, and the others as they are.
 template <class T>
@@ -181,9 +180,8 @@ void compute(
         member.meet();
         watch.lap(kStageAdapters);
     }
-    // a few turns for each thread: the weights of neighbouring blocks are one stream
-    const int64_t step = call.group->num_blocks / (kTurns * member.num_threads) + 1;
-    member.share(call.group->num_blocks, step, [&](int64_t from, int64_t to) {
+    // the weights of neighbouring blocks are one stream
+    member.share_out(call.group->num_blocks, [&](int64_t from, int64_t to) {
         compute_blocks<M>(call, shared, from, to);
     });
 }

@@ -43,6 +43,18 @@ class Team {
     // The first of `count` pieces of work, numbered from 0 since the team last met.
     int64_t draw(int64_t count) { return drawn_.fetch_add(count, std::memory_order_relaxed); }
 
+    // The first of `count` pieces, out of `size`: half of what would be each thread's part of the
+    // rest, so that they get smaller to the end and nobody has long to wait for the last.
+    int64_t draw_share(int64_t size, int num_threads, int64_t& count) {
+        int64_t from = drawn_.load(std::memory_order_relaxed);
+        do {
+            const int64_t part = (size - from) / (2 * num_threads);
+            count = part > 1 ? part : 1;
+        } while (from < size &&
+                 !drawn_.compare_exchange_weak(from, from + count, std::memory_order_relaxed));
+        return from;
+    }
+
    private:
     alignas(64) std::atomic<int> meetings_{0};
     alignas(64) std::atomic<int> arrived_{0};
@@ -67,6 +79,16 @@ struct Member {
     void share(int64_t size, int64_t step, const Work& work) const {
         for (int64_t from = team.draw(step); from < size; from = team.draw(step))
             work(from, from + step < size ? from + step : size);
+    }
+
+    // The same, many at a time at first and one by one in the end: where neighbours are best done by
+    // one thread, and each takes long.
+    template <class Work>
+    void share_out(int64_t size, const Work& work) const {
+        int64_t count;
+        for (int64_t from = team.draw_share(size, num_threads, count); from < size;
+             from = team.draw_share(size, num_threads, count))
+            work(from, from + count);
     }
 };
 
