@@ -6,18 +6,20 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import peft
 import pytest
-from peft import LoraConfig, PeftConfig
+from peft import LoraConfig, PeftConfig, PeftModel
 
 from tests.support.dense_model import dense_model
 from tests.support.family_cases import INVOCATION, written
 from tests.support.family_stage import Stage
 from tests.support.serving import served, upload
 from tests.support.tiny_models import make_checkpoint
+from tests.support.unstacked_experts import QWEN, write_unstacked
 
 _CAUSAL: Mapping[str, Any] = {"task_type": "CAUSAL_LM"}
 EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
@@ -116,3 +118,23 @@ def test_with_experts(mixture: Stage, name: str) -> None:
 
 def test_all_in_one_batch_with_experts(mixture: Stage) -> None:
     mixture.require_right_together([None, *ON_EXPERTS, *OTHERS, None])
+
+
+@pytest.mark.parametrize(
+    "targets", [["q_proj", "gate", *QWEN[1]], r".*\.(gate|gate_proj|up_proj|down_proj|q_proj)"]
+)
+def test_experts_as_transformers_4_had_them(
+    mixture: Stage, tmp_path: Path, targets: object
+) -> None:
+    """PEFT stacks what such files hold; the server does so too."""
+    write_unstacked(mixture.plain, tmp_path / "old", QWEN, targets)
+    fresh = copy.deepcopy(mixture.plain)
+    oracle = PeftModel.from_pretrained(fresh, str(tmp_path / "old")).eval()
+    adapter = upload(mixture.runtime, "tenant", "old", tmp_path / "old")
+    stage = replace(
+        mixture,
+        oracles={**mixture.oracles, "old": oracle},
+        adapters={**mixture.adapters, "old": adapter},
+    )
+    stage.require_right_alone("old")
+    stage.require_right_together([None, "old", "experts", "prefix-tuning", None])

@@ -64,6 +64,11 @@ class Pattern(Generic[_T]):
             key = _Key(position, is_whole, plain != rooted, tuple(_parts(plain)), value)
             self._by_length.setdefault(len(plain), []).append(key)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there are no keys."""
+        return not self._by_length
+
     def find(self, module: str, default: _T) -> _T:
         """The value of the first key that PEFT would match `module` against."""
         if module not in self._found:

@@ -179,6 +179,7 @@ LORA_CASES: list[tuple[str, Bend, str]] = [
     ),
     ("odd groups", configure(use_qalora=True, qalora_group_size=5), "does not divide"),
     ("blocks of nothing", configure(use_bdlora=True), "not an object"),
+    ("blocks of others", configure(use_bdlora={"target_modules_bd_a": ["o_proj"]}), "no factor of"),
     ("unknown blocks", configure(use_bdlora={"blocks": 2}), "does not know"),
     ("unknown KaSA", configure(kasa_config={"alpha": 2}), "kasa_config"),
     ("invocation of nothing", configure(alora_invocation_tokens=[99]), "from 0 to 23"),

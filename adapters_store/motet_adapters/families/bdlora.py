@@ -26,6 +26,7 @@ class _Blocks(NamedTuple):
     number: int
     of_a: tuple[str, ...]  # parts of module names
     of_b: tuple[str, ...]
+    is_strict: bool  # every target is one or the other
 
     def is_a(self, name: str) -> bool:
         return any(part in name for part in self.of_a)
@@ -44,6 +45,8 @@ def block_diagonal(fields: Fields, settings: LoraSettings, _base: BaseWeights) -
         is_a, is_b = blocks.is_a(name), blocks.is_b(name)
         if is_a and is_b:
             raise _refused(f"calls both factors of {quoted(name)} block-diagonal")
+        if blocks.is_strict and not (is_a or is_b):
+            raise _refused(f"has match_strict and calls no factor of {quoted(name)} block-diagonal")
         a, b = trained.tensors
         shapes = dict(trained.tensors)
         for key, is_blocked in ((a, is_a), (b, is_b)):
@@ -82,6 +85,7 @@ def _blocks(fields: Fields) -> _Blocks:
         fields.integer(own.get("nblocks", 1), _KEY, 1, _MAX_BLOCKS),
         own.names("target_modules_bd_a"),
         own.names("target_modules_bd_b"),
+        own.get("match_strict", True) is not False,
     )
 
 

@@ -2,6 +2,7 @@
 beside it."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from motet_adapters.base_weights import BaseWeights
 from motet_adapters.config_fields import Fields
@@ -24,6 +25,7 @@ from motet_adapters.families.lora_factors import Linear, Prepare, plain
 from motet_adapters.families.lora_linear import lora_site
 from motet_adapters.families.modules import targeted_modules
 from motet_adapters.families.plan import AdapterPlan, SitePlan
+from motet_adapters.families.unstacked_experts import unstacked_sites, without_experts
 from motet_adapters.key_hints import KEY_PREFIX
 from motet_adapters.limits import Limits
 from motet_adapters.safetensors_file import StoredTensor
@@ -45,6 +47,8 @@ def lora_plan(prepare: Prepare, kind: str | None = None, *warnings: str) -> Plan
         fields: Fields, tensors: Mapping[str, StoredTensor], base: BaseWeights, limits: Limits
     ) -> AdapterPlan:
         settings = lora_settings(fields, limits)
+        rest, of_experts = without_experts(settings.targets, tensors, base)
+        settings = replace(settings, targets=rest)
         invocation = _invocation(fields, settings, base)
         factors = prepare(fields, settings, base)
         targets = _targets(fields, settings, tensors, base)
@@ -57,9 +61,10 @@ def lora_plan(prepare: Prepare, kind: str | None = None, *warnings: str) -> Plan
                 linear = _linear(path, base)
                 sites.append(lora_site(settings, linear, factors(linear), tensors, base))
         parameters = fields.names(_PARAMETERS)
-        if parameters:
+        if parameters or of_experts:
             require_plain(fields, "parameters are")
         sites += expert_sites(parameters, settings, base)
+        sites += unstacked_sites(of_experts, settings, tensors, base)
         sites += beside_sites(fields, targets, tensors, base)
         found = combined(sites, base)
         return AdapterPlan(
@@ -81,8 +86,8 @@ def _targets(
     base: BaseWeights,
 ) -> list[str]:
     embedding, (head, _, is_tied) = base.embedding()[0], base.head()
-    if is_set(fields, _PARAMETERS) and not is_set(fields, "target_modules"):
-        return []
+    if not settings.targets.names and settings.targets.expression is None:
+        return []  # parameters or experts alone
     found = targeted_modules(settings.targets, base.modules(), tensors, (embedding, head))
     if fields.flag("ensure_weight_tying") and is_tied and embedding in found and head not in found:
         found.append(head)  # the embedding's factors transposed, which PEFT saves again

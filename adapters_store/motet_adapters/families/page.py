@@ -27,8 +27,8 @@ def tables() -> str:
         "",
         "### Refused, with what to do instead",
         "",
-        "| family | `peft_type` | `lossy=true` | what to do | paper |",
-        "|---|---|---|---|---|",
+        "| family | `peft_type` | formula | lowered to with `lossy=true` | what to do | paper |",
+        "|---|---|---|---|---|---|",
         *(_refused(family) for family in others),
     ]
     return "\n".join(lines)
@@ -48,9 +48,12 @@ def _served(family: Family) -> str:
 
 
 def _refused(family: Family) -> str:
-    lossy = "yes" if family.status == "lossy" else "no"
+    lossy = "refused"
+    if family.status == "lossy":
+        lossy = f"{_code(family.lowering)}: {family.memory}"
     fix = family.fix[:1].upper() + family.fix[1:]
-    return _row(family.title, _code(family.peft_type), lossy, fix, _link(family.paper_url))
+    cells = (_code(family.peft_type), _code(family.formula), lossy, fix, _link(family.paper_url))
+    return _row(family.title, *cells)
 
 
 def _row(*cells: str) -> str:

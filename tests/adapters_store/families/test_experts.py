@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, Qwen3MoeConfig, Qwen3MoeForCausalLM
 from tests.support.adapter_files import CONFIG_FILE, PREFIX, WEIGHTS_FILE, put_bytes
 from tests.support.base_weights import RandomBase
 from tests.support.peft_lowering import TOLERANCE
+from tests.support.unstacked_experts import QWEN, write_unstacked
 
 EXPERTS = "model.layers.{}.mlp.experts"
 
@@ -104,4 +105,22 @@ def test_parameters_that_are_no_experts_are_refused(store: AdapterStore, tmp_pat
     values |= {"target_parameters": ["experts.down_proj"], "use_dora": True}
     with pytest.raises(AdapterRefused, match="does not combine"):
         put_bytes(store, json.dumps(values).encode(), b"\x02\0\0\0\0\0\0\0{}")
+    store.close()
+
+
+@pytest.mark.parametrize(
+    "values", [{"use_dora": True}, {"use_rslora": True}, {"alpha_pattern": {"down_proj": 2}}]
+)
+def test_single_experts_of_a_variant_are_refused(
+    store: AdapterStore, tmp_path: Path, values: dict[str, object]
+) -> None:
+    write_unstacked(mixture(), tmp_path / "old", QWEN, ["q_proj", "gate", *QWEN[1]])
+    config = json.loads((tmp_path / "old" / CONFIG_FILE).read_bytes())
+    weights = (tmp_path / "old" / WEIGHTS_FILE).read_bytes()
+    assert put_bytes(store, json.dumps(config).encode(), weights).ranks == (3, 6)
+    with pytest.raises(AdapterRefused, match="single experts"):
+        put_bytes(store, json.dumps(config | values).encode(), weights)
+    untargeted = json.dumps(config | {"target_modules": ["q_proj"]}).encode()
+    with pytest.raises(AdapterRefused, match="fit no targeted module"):
+        put_bytes(store, untargeted, weights)
     store.close()

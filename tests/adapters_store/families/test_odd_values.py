@@ -41,7 +41,7 @@ OWN: dict[str, dict[str, object]] = {
     "loftq": {"init_lora_weights": "loftq", "loftq_config": {"loftq_bits": 4, "loftq_iter": 1}},
     "nola": {"use_nola": True, "nola_device": "cpu"},
     "qalora": {"use_qalora": True},
-    "bdlora": {"use_bdlora": {"nblocks": 2}},
+    "bdlora": {"use_bdlora": {"nblocks": 2, "match_strict": False}},
     "kasa": {"kasa_config": {}},
     "alora": {"alora_invocation_tokens": [3]},
     "dora": {"use_dora": True},

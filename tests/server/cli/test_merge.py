@@ -13,13 +13,14 @@ from motet.engine.base import QuantizedBase, open_base
 from motet.engine.merging import CannotMerge, merge
 from motet_adapters import AdapterStore, Limits
 from motet_adapters.image import Views
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from tests.support.dense_model import dense_model
 from tests.support.family_cases import make, names, written
 from tests.support.peft_adapters import logits
 from tests.support.tiny_models import make_checkpoint
+from tests.support.unstacked_experts import MIXTRAL, write_unstacked
 
 IDS = [7, 90, 91, 200, 11, 40, 33]
 PREFIXES = {"prompt-tuning", "p-tuning", "cpt", "prefix-tuning", "cartridge"}
@@ -171,3 +172,20 @@ def test_adapters_on_experts_are_merged(tmp_path: Path, name: str) -> None:
     expected, before = logits(oracle, IDS), logits(plain, IDS)
     assert (logits(model, IDS) - expected).abs().max() <= 1e-3 * expected.abs().max()
     assert (expected - before).abs().max() > 1e-2 * before.abs().max()
+
+
+def test_single_experts_are_stacked_and_merged(tmp_path: Path) -> None:
+    """Of Mixtral, whose modules have other names since transformers 5."""
+    checkpoint = make_checkpoint(tmp_path / "mixture", "mixtral")
+    base = open_base(str(checkpoint), cache_dir=tmp_path / "data")
+    plain, directory = dense_model(base), tmp_path / "old"
+    write_unstacked(plain, directory, MIXTRAL, ["q_proj", "gate", *MIXTRAL[1]])
+    oracle = PeftModel.from_pretrained(copy.deepcopy(plain), str(directory)).eval()
+    store = AdapterStore(
+        tmp_path / "store", base, dtype=torch.float32, limits=Limits(), host_bytes=1 << 26
+    )
+    model = copy.deepcopy(plain)
+    merge(model, views(store, directory))
+    store.close()
+    expected = logits(oracle, IDS)
+    assert (logits(model, IDS) - expected).abs().max() <= 1e-3 * expected.abs().max()
