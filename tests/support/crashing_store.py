@@ -87,6 +87,7 @@ def forked(work: Callable[[], object]) -> tuple[int, str]:
     reading, writing = os.pipe()
     pid = os.fork()
     if not pid:
+        torch.set_num_threads(1)  # the threads that computed here do not survive a fork
         os.close(reading)
         with os.fdopen(writing, "w") as pipe:
             pipe.write(json.dumps(work()))
