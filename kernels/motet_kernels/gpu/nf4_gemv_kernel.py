@@ -26,12 +26,6 @@ _HALF = tl.constexpr(HALF)
 BLOCKS_PER_TRIP = 4
 _BLOCKS_PER_TRIP = tl.constexpr(BLOCKS_PER_TRIP)
 
-# Sums that each block keeps until the last trip. With one, threads would add theirs up in every
-# trip: at one row 9.5 instructions a weight on sm_90 instead of 8.6. With 8, four rows do not fit
-# the registers. (Both seen in compiled kernels.)
-PARTS = 4
-_PARTS = tl.constexpr(PARTS)
-
 
 # One compilation for any number of rows.
 @triton.jit(do_not_specialize=["num_tokens"])
@@ -70,7 +64,7 @@ def nf4_gemv_kernel(
     n = first.to(tl.int64) + tl.arange(0, BLOCK_N)  # in the member
     columns = column.to(tl.int64) + tl.arange(0, BLOCK_N)  # in the group
     t = tl.arange(0, ROWS)
-    acc = tl.zeros((ROWS, BLOCK_N, _BLOCKS_PER_TRIP, _PARTS), dtype=tl.float32)
+    acc = tl.zeros((ROWS, BLOCK_N, _BLOCKS_PER_TRIP), dtype=tl.float32)
     for trip in range(0, tl.cdiv(IN_FEATURES, _BLOCK_LEN), _BLOCKS_PER_TRIP):
         acc = add_blocks(
             acc,
@@ -86,7 +80,7 @@ def nf4_gemv_kernel(
             CROSSED,
             PERMUTE,
         )
-    sums = tl.sum(tl.sum(acc, axis=3), axis=2)  # [ROWS, BLOCK_N]
+    sums = tl.sum(acc, axis=2)  # [ROWS, BLOCK_N]
     for row in tl.static_range(ROWS):
         if row < num_tokens:
             value = tl.sum(tl.where((t == row)[:, None], sums, 0.0), axis=0)
@@ -114,7 +108,7 @@ def nf4_gemv_kernel(
 
 @triton.jit
 def add_blocks(
-    acc,  # float32 [ROWS, BLOCK_N, C, PARTS]
+    acc,  # float32 [ROWS, BLOCK_N, C]
     x,  # [T, K]
     num_tokens,
     code_rows,  # pointers [BLOCK_N]
@@ -151,10 +145,8 @@ def add_blocks(
         x_row = x + tl.cast(row, tl.int64) * IN_FEATURES
         x_first = tl.load(x_row + k, mask=k < stop, other=0.0).to(tl.float32)
         x_second = tl.load(x_row + k + _HALF, mask=k + _HALF < stop, other=0.0).to(tl.float32)
-        products = high * x_first + low * x_second  # [BLOCK_N, C, 32]
-        products = tl.reshape(products, (high.shape[0], high.shape[1], _PARTS, _HALF // _PARTS))
-        sums = tl.sum(products, axis=3)  # [BLOCK_N, C, PARTS]
+        sums = tl.sum(high * x_first + low * x_second, axis=2)  # [BLOCK_N, C]
         if not CROSSED:
-            sums *= scale[:, :, None]
-        acc += tl.where((t == row)[:, None, None, None], sums[None, :, :, :], 0.0)
+            sums *= scale
+        acc += tl.where((t == row)[:, None, None], sums[None, :, :], 0.0)
     return acc

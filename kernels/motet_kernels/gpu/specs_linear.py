@@ -107,8 +107,6 @@ def _gemv(
         num_stages=GEMV_STAGES,
         weight="codes",
         weights_per_trip=config.block_outputs * BLOCK_LEN * GEMV_BLOCKS,
-        # each row more is multiplied in the loop too, and two scales a block cost what they cost
-        prmt=constants["PERMUTE"] and num_rows == 1 and not constants["CROSSED"],
     )
 
 
