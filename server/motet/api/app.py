@@ -65,7 +65,7 @@ def build_app(
         lifecycle=Lifecycle(settings.drain_timeout_s),
         metrics=Metrics(engine.stats, kernels),
         bounds=Bounds(settings, engine.vocab_size),
-        desk=UploadDesk(store, settings.max_uploads),
+        desk=UploadDesk(store, settings.max_uploads, lambda: engine.stats().num_running > 0),
     )
     app = FastAPI(
         title="Motet",

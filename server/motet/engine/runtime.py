@@ -25,6 +25,7 @@ from motet.blobs import open_origin
 from motet.engine.base import Progress, QuantizedBase, open_base
 from motet.engine.cores import compute_with, usable_cores
 from motet.engine.engine import Engine
+from motet.engine.giving_way import GivingWay
 from motet.engine.memory import default_kv_bytes
 from motet.engine.model import CacheBudget, PagedModel
 from motet.engine.probe import probe
@@ -164,6 +165,7 @@ def open_runtime(
         prefix_scope=settings.prefix_cache,
     )
     doorbell.ring = engine.wake
+    store.pause_with(GivingWay(engine))
     progress("Ready", 1.0)
     return Runtime(
         settings=settings,
