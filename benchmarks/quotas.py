@@ -6,7 +6,8 @@ A `motet serve` process answers over loopback. One tenant streams answers from t
 time. The other has a limit that its first request uses up; then, in turns,
 - quiet: it does nothing;
 - backs off: it asks with the official client, which waits as Retry-After says and asks again;
-- hammers: a process of its own sends one request after the other without a pause, all refused.
+- hammers: a process of its own, with the lowest priority, sends one request after the other without
+  a pause, all refused.
 Shown are the first tenant's times between two tokens and to the first one, and how often the
 other one was refused. All clients run on the same cores as the server.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
 import subprocess
 import sys
 import tempfile
@@ -163,6 +165,7 @@ def _hammering(url: str, key: str, model: str) -> Iterator[Callable[[], int]]:
 
 
 def _hammer(url: str, key: str, model: str, over: Event, count: object) -> None:
+    os.nice(19)  # it is to take no more from the neighbours than one on another machine would
     asked = body(model, max_tokens=_ASKED_TOKENS)
     headers = {"Authorization": f"Bearer {key}"}
     with httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT_S) as client:

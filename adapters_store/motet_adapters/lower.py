@@ -1,6 +1,6 @@
 """An upload's tensors become an image, one site of its plan at a time."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -17,6 +17,13 @@ from motet_adapters.rounding import require_parts, store_part
 from motet_adapters.safetensors_file import SafetensorsFile
 from motet_adapters.truncation import truncated
 from motet_adapters.update_norm import Update, warnings_about
+
+Pause = Callable[[], None]
+"""Called between two sites; may wait, to leave the processor to what is more urgent."""
+
+
+def no_pause() -> None:
+    """On to the next at once."""
 
 
 def lay_out(plan: AdapterPlan, dtype: torch.dtype, max_image_bytes: int | None) -> Layout:
@@ -44,6 +51,7 @@ def lower(
     base: BaseWeights,
     dtype: torch.dtype,
     bases: Bases,
+    pause: Pause = no_pause,
 ) -> tuple[Image, tuple[str, ...], Mapping[str, float]]:
     """Read, check and lower every tensor, one site at a time; the image, what to warn of, and what
     was lost: by path, the relative error of an update that was cut to its rank.
@@ -62,6 +70,7 @@ def lower(
     largest: Update | None = None
     lost: dict[str, float] = {}
     for site in plan.sites:
+        pause()
         parts = site.lower(read)
         if site.update is not None:
             a, b, lost[site.path] = truncated(site.update(read), site.parts["a"].shape[0])

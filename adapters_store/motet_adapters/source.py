@@ -14,7 +14,7 @@ from motet_adapters.families import AdapterPlan, plan_upload
 from motet_adapters.file_kinds import CONFIG_FILE, WEIGHTS_FILE
 from motet_adapters.image import Image
 from motet_adapters.limits import Limits
-from motet_adapters.lower import lay_out, lower
+from motet_adapters.lower import Pause, lay_out, lower, no_pause
 from motet_adapters.matching import require_match
 from motet_adapters.safetensors_file import SafetensorsFile
 
@@ -114,19 +114,19 @@ class Source:
         limits: Limits,
         max_image_bytes: int | None,
         bases: Bases | None = None,
+        pause: Pause = no_pause,
     ) -> Lowered:
         """Every check there is, then the image. Raises AdapterRefused, AdapterTooLarge.
 
-        bases: where those that are known already are found; None: nowhere.
+        bases: where those that are known already are found; None: nowhere. pause: as for `lower`.
         """
         fields = read_config(self.config_path.read_bytes())
         file = SafetensorsFile.open(self.weights_path, limits)
         plan = plan_upload(fields, file.tensors, base, limits)
         require_match(plan, file.tensors, limits)
         layout = lay_out(plan, dtype, max_image_bytes)
-        image, warnings, lost = lower(
-            self.digest, file, plan, layout, base, dtype, bases or Bases(base.fingerprint, dtype)
-        )
+        known = bases or Bases(base.fingerprint, dtype)
+        image, warnings, lost = lower(self.digest, file, plan, layout, base, dtype, known, pause)
         num_parameters = sum(
             tensor.num_bytes // tensor.dtype.itemsize
             for name, tensor in file.tensors.items()

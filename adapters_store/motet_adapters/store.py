@@ -35,7 +35,9 @@ from motet_adapters.host_cache import HostCache
 from motet_adapters.image import Image
 from motet_adapters.images import Images
 from motet_adapters.index import Clock, Index, Lease
+from motet_adapters.known_uploads import KnownUploads
 from motet_adapters.limits import Limits
+from motet_adapters.lower import Pause
 from motet_adapters.lowering import Lowering
 from motet_adapters.origin import Origin
 from motet_adapters.registry import Registry, opening
@@ -114,7 +116,9 @@ class AdapterStore(Catalog):
                 None if self._shared is None else self._shared.restore,
                 may_be_elsewhere=database.is_shared and origin is None,
             )
-            self._weights = StoredWeights(index, self._disk.source, self._checkup)
+            weights = StoredWeights(index, self._disk.source, self._checkup)
+            self.has_weights, self.reuse_weights = weights.has, weights.reuse
+            self.require_sound = self._checkup.quarantine.require_free
             self._images = Images(
                 self._disk,
                 base,
@@ -127,6 +131,7 @@ class AdapterStore(Catalog):
                 pin_memory=pin_memory,
             )
             self._lowering = Lowering(base, dtype, limits, max_image_bytes, self._images.bases)
+            self._known = KnownUploads(index, self._disk, self._lowering, clock)
             self._compositions = Compositions(self._images.get)
             with opening():
                 self._checkup.check_sizes()
@@ -191,7 +196,7 @@ class AdapterStore(Catalog):
             condition.require(name, self._index.current_digest(tenant, name))
             source = staging.finish_as(tenant, name, lossy_rank)
             image_path = staging.directory / "image"
-            adapter = self._known(tenant, name, staging, source.digest)
+            adapter = self._known.find(tenant, name, staging, source.digest)
             if adapter is None:
                 lowered = self._lowering.of(source)
                 with refusing_when_full():
@@ -210,14 +215,6 @@ class AdapterStore(Catalog):
                     adapter, source, image_path, condition, actor=actor, replaces=replaces
                 )
 
-    def has_weights(self, tenant: str, weights_sha256: str) -> bool:
-        """As `StoredWeights.has`."""
-        return self._weights.has(tenant, weights_sha256)
-
-    def reuse_weights(self, tenant: str, weights_sha256: str, staging: Staging) -> bool:
-        """As `StoredWeights.reuse`."""
-        return self._weights.reuse(tenant, weights_sha256, staging)
-
     def image(self, digest: str) -> Image:
         """The digest's image: from memory, from disk, or made again from its source.
 
@@ -235,6 +232,10 @@ class AdapterStore(Catalog):
                 listener(each)
 
         self._on_removed = removed
+
+    def pause_with(self, pause: Pause) -> None:
+        """Call `pause()` between two modules of an upload, on the thread that lowers it."""
+        self._lowering.pause = pause
 
     def lease(self, tenant: str, name: str) -> Lease:
         """Look up and hold in one step. Raises AdapterNotFound, AdapterQuarantined."""
@@ -264,10 +265,6 @@ class AdapterStore(Catalog):
         for change in changes:
             if change.action.startswith("blob."):
                 self._checkup.follow(change.subject)
-
-    def require_sound(self, digest: str) -> None:
-        """Raises AdapterQuarantined for a digest known to be damaged. Reads memory only."""
-        self._checkup.quarantine.require_free(digest)
 
     def start_upkeep(self, scrub_bytes_per_s: int) -> None:
         """Until `close`, in the background: hash everything again, delete what has expired, and
@@ -318,16 +315,6 @@ class AdapterStore(Catalog):
             raise
         self._note(adapter.tenant, adapter.name, after)
         return after.current
-
-    def _known(self, tenant: str, name: str, staging: Staging, digest: str) -> Adapter | None:
-        """What the tenant has published before, under whatever name, if it was lowered for this
-        base and would be accepted today. Others' versions are not looked at: time would tell."""
-        found = self._index.with_digest(tenant, staging.weights_sha256, digest)
-        if found is None or not self._disk.has_image_of_its_own(digest):
-            return None
-        if not self._lowering.allows(found):
-            return None
-        return replace(found, name=name, created=int(self._clock()), number=1)
 
     def _end_lease(self, digest: str) -> None:
         if self._index.end_lease(digest):

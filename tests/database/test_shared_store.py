@@ -1,11 +1,13 @@
 """Two servers over one PostgreSQL and one S3: what one is told, the other serves."""
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 
 import fsspec
@@ -25,7 +27,7 @@ from motet_adapters.source import Source
 from motet_database import Database
 
 from tests.support.adapter_files import CONFIG_FILE, WEIGHTS_FILE, random_adapter
-from tests.support.crashing_store import BASE, counting, forked, new_files, old_files
+from tests.support.crashing_store import BASE, new_files, old_files
 from tests.support.live_server import LiveServer, eventually, live_server
 from tests.support.s3 import s3_bucket
 from tests.support.small_disk import leave, release, small_disk
@@ -174,37 +176,31 @@ def test_a_shared_store_that_is_away_refuses_uploads_and_serves_on(
     database.close()
 
 
-def opened_beside(root: Path) -> tuple[AdapterStore, Database]:
-    """A server of its own over the database and the shared directory of `root`'s parent."""
-    database = Database.at_path(root.parent / "motet.sqlite3")
-    return opened(root, database, f"file://{root.parent}/shared"), database
-
-
+@pytest.mark.slow
 def test_a_server_that_dies_while_it_shares_leaves_what_others_read_whole(tmp_path: Path) -> None:
-    """It uploads what is there already, and dies before each file operation in turn."""
-    first, database = opened_beside(tmp_path / "a")
-    adapter = new_files().put(first)
-    first.close()
-    database.close()
-    shared = Source(tmp_path / "shared" / "sources" / adapter.digest, adapter.digest)
-
-    def upload_dying_at(number: int) -> None:
-        store, _ = opened_beside(tmp_path / "b")
-        counting(lambda n, _: os.kill(os.getpid(), signal.SIGKILL) if n == number else None)
-        new_files().put(store, name="again")
-
-    deaths = 0
-    while forked(partial(upload_dying_at, deaths + 1))[0]:
-        assert shared.is_intact(), f"it died before operation {deaths + 1}"
-        deaths += 1
-    assert deaths > 30
+    """In a process of its own, as this one's threads would not be there in one that is forked."""
+    command = [sys.executable, "-m", "tests.support.crashing_store", "share", str(tmp_path)]
+    done = subprocess.run(
+        command,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["death"] for line in lines] == [-signal.SIGKILL] * (len(lines) - 1) + [0]
+    assert len(lines) > 30
+    assert all(line["intact"] for line in lines), lines
     clock = Clock()
     clock.now = time.time() + 601
     database = Database.at_path(tmp_path / "motet.sqlite3")
-    last = opened(tmp_path / "c", database, f"file://{tmp_path}/shared", clock)
+    last = opened(tmp_path / "last", database, f"file://{tmp_path}/shared", clock)
     assert last._shared is not None
     last._shared.sweep()
     assert list((tmp_path / "shared" / "incoming").iterdir()) == []
+    (adapter,) = last.list("acme")
     assert last.image(adapter.digest).digest == adapter.digest
     last.close()
     database.close()

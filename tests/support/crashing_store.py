@@ -11,11 +11,14 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from motet_adapters import AdapterStore, Limits
+from motet_adapters import AdapterStore, Limits, Origin
+from motet_adapters.source import Source
+from motet_database import Database
 
 from tests.support.adapter_files import AdapterFiles, random_adapter
 from tests.support.base_weights import RandomBase
@@ -87,7 +90,6 @@ def forked(work: Callable[[], object]) -> tuple[int, str]:
     reading, writing = os.pipe()
     pid = os.fork()
     if not pid:
-        torch.set_num_threads(1)  # the threads that computed here do not survive a fork
         os.close(reading)
         with os.fdopen(writing, "w") as pipe:
             pipe.write(json.dumps(work()))
@@ -197,6 +199,46 @@ def die_often(root: Path, num_points: int = 12, rounds: int = 20) -> None:
             shutil.rmtree(place)
 
 
+def opened_sharing(root: Path) -> AdapterStore:
+    """A server's own, over the database and the shared directory beside it."""
+    return AdapterStore(
+        root,
+        BASE,
+        dtype=torch.float32,
+        limits=Limits(),
+        host_bytes=1 << 20,
+        database=Database.at_path(root.parent / "motet.sqlite3"),
+        origin=Origin(f"file://{root.parent}/shared"),
+    )
+
+
+def die_sharing(root: Path) -> None:
+    """Upload what is shared already, and die before each file operation in turn. Prints a line for
+    each: how it ended, and whether what others read was whole then."""
+
+    def put_first() -> None:
+        store = opened_sharing(root / "first")
+        new_files().put(store)
+        store.close()
+
+    status, _ = forked(put_first)
+    assert status == 0, "there is nothing shared"
+    (directory,) = (root / "shared" / "sources").iterdir()
+    shared = Source(directory, directory.name)
+
+    def put_dying_at(number: int) -> None:
+        store = opened_sharing(root / "second")
+        counting(lambda n, _: os.kill(os.getpid(), signal.SIGKILL) if n == number else None)
+        new_files().put(store, "other")
+
+    number, death = 0, -1
+    while death:
+        number += 1
+        death, _ = forked(partial(put_dying_at, number))
+        line = {"death": death, "intact": shared.is_intact()}
+        print(json.dumps(line), flush=True)  # noqa: T201
+
+
 def prepare(root: Path) -> None:
     """A store with the old adapter, made by another process."""
 
@@ -211,4 +253,5 @@ def prepare(root: Path) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    {"put": put_and_wait, "die": die_everywhere, "often": die_often}[sys.argv[1]](Path(sys.argv[2]))
+    verbs = {"put": put_and_wait, "die": die_everywhere, "often": die_often, "share": die_sharing}
+    verbs[sys.argv[1]](Path(sys.argv[2]))

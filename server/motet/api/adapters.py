@@ -20,7 +20,7 @@ from motet.api.file_uploads import files_router
 from motet.api.multipart import form_files
 from motet.api.parameters import require_known
 from motet.api.service import Service
-from motet.api.uploads import finished_in, write_all
+from motet.api.uploads import finished_in
 from motet.api.versions import versions_router
 from motet.errors import RequestRefused
 from motet.tenancy.key_ring import Caller
@@ -74,7 +74,7 @@ def adapters_router(service: Service) -> APIRouter:
         terms = _terms(request, caller, name, dry_run, expires_at, tags, _lossy_rank(lossy, rank))
         with service.desk.receiving(caller.tenant), service.store.stage() as staging:
             pieces = form_files(request.headers.get("content-type", ""), request.stream())
-            await write_all(staging, pieces)
+            await service.desk.write_all(staging, pieces)
             return await _publish(service, terms, staging)
 
     @router.post("/{name}/commit")

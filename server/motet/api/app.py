@@ -35,9 +35,12 @@ from motet.api.schemas import Bounds
 from motet.api.service import ServedModel, Service, TextEngine, TextTokenizer
 from motet.api.system import system_router
 from motet.api.uploads import UploadDesk
-from motet.errors import MotetError
+from motet.errors import MotetError, RateLimited
 from motet.settings import Settings
 from motet.tenancy.tenancy import Tenancy
+
+_REFUSED_S = 0.05
+"""How long a refusal by a rate limit is held back."""
 
 
 def build_app(
@@ -65,7 +68,7 @@ def build_app(
         lifecycle=Lifecycle(settings.drain_timeout_s),
         metrics=Metrics(engine.stats, kernels),
         bounds=Bounds(settings, engine.vocab_size),
-        desk=UploadDesk(store, settings.max_uploads),
+        desk=UploadDesk(store, settings.max_uploads, lambda: engine.stats().num_running > 0),
     )
     app = FastAPI(
         title="Motet",
@@ -85,6 +88,7 @@ def build_app(
         ],
         exception_handlers={
             MotetError: _tell,
+            RateLimited: _tell_later,
             AdapterError: _tell,
             DatabaseFailure: _tell,
             HTTPException: _tell,
@@ -111,6 +115,12 @@ def build_app(
 
 
 async def _tell(request: Request, error: Exception) -> Response:
+    return refusal(error).response()
+
+
+async def _tell_later(request: Request, error: Exception) -> Response:
+    """A client that asks again at once, whatever Retry-After says, is to cost others little."""
+    await asyncio.sleep(_REFUSED_S)
     return refusal(error).response()
 
 

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from motet.api.description import file_of
 from motet.api.errors import UploadNotFound
 from motet.api.service import Service
-from motet.api.uploads import FILES, finished_in, write_all
+from motet.api.uploads import FILES, finished_in
 from motet.errors import RequestRefused
 
 Uploader = Callable[[Request, str], str]
@@ -40,7 +40,7 @@ def files_router(service: Service, uploader: Uploader) -> APIRouter:
         offset, digest = _offset(request), _digest(request)
         desk = service.desk
         with desk.receiving(tenant), desk.adding(tenant, name, filename, offset) as staging:
-            await write_all(staging, _of_one(filename, request.stream()))
+            await desk.write_all(staging, _of_one(filename, request.stream()))
             _require_digest(staging, filename, digest)
             return _told(name, filename, staging)
 

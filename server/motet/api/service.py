@@ -1,8 +1,5 @@
 """The parts a route works with, built once by `build_app` and handed to every router."""
 
-import os
-import sys
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -11,13 +8,13 @@ from typing import Protocol
 from motet_adapters import Adapter, AdapterStore
 
 from motet.api.auth import Gate
+from motet.api.background import background_threads
 from motet.api.courier import Courier
 from motet.api.kernels import KernelsInUse
 from motet.api.lifecycle import Lifecycle
 from motet.api.metrics import Metrics
 from motet.api.schemas import Bounds
 from motet.api.uploads import UploadDesk
-from motet.engine.cores import compute_with
 from motet.engine.request import Event, Request
 from motet.engine.stats import EngineStats
 from motet.errors import RequestRefused
@@ -72,8 +69,6 @@ class ServedModel:
     created: int  # unix seconds
 
 
-_PUBLISHER_NICENESS = 15
-
 # No tokenizer in use has longer tokens; the longest are runs of spaces.
 _MAX_TOKEN_CHARS = 128
 
@@ -83,14 +78,7 @@ def _text_threads() -> ThreadPoolExecutor:
 
 
 def _publisher() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(1, "motet-publish", initializer=_stand_back)
-
-
-def _stand_back() -> None:
-    """One thread of its own, behind the engine's: nobody's tokens wait for another's upload."""
-    compute_with(1)
-    if sys.platform == "linux":  # where a thread has a priority of its own
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _PUBLISHER_NICENESS)
+    return background_threads(1, "motet-publish", niceness=15)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from motet_adapters import AdapterStore, Staging
 from motet_adapters.file_kinds import CONFIG_FILE, WEIGHTS_FILE
 from starlette.requests import ClientDisconnect
 
+from motet.api.background import background_threads
 from motet.api.errors import AlreadyThere, BodyStalled, TooManyUploads, UploadNotFound
 
 _P = ParamSpec("_P")
@@ -20,6 +21,7 @@ _T = TypeVar("_T")
 
 FILES = (CONFIG_FILE, WEIGHTS_FILE)
 _WRITE_BYTES = 1024 * 1024
+_REST_S = 0.008
 _HELD_S = 15 * 60.0
 _HELD_PER_TENANT = 4
 
@@ -47,8 +49,12 @@ class Received(NamedTuple):
 class UploadDesk:
     """Belongs to the event loop. Bounds what unfinished uploads can hold of the disk."""
 
-    def __init__(self, store: AdapterStore, max_uploads: int) -> None:
+    def __init__(
+        self, store: AdapterStore, max_uploads: int, is_generating: Callable[[], bool]
+    ) -> None:
         self._store = store
+        self._is_generating = is_generating
+        self._writers = background_threads(2, "motet-receive", niceness=5)
         self._max_uploads = max_uploads
         self._receiving: Counter[str] = Counter()  # by tenant
         self._held: dict[tuple[str, str], Held] = {}
@@ -150,6 +156,29 @@ class UploadDesk:
         if not keep:
             self._drop(tenant, name)
 
+    async def write_all(self, staging: Staging, pieces: AsyncIterator[tuple[str, bytes]]) -> None:
+        """Writes what comes, a mebibyte at a time and off the event loop, and never holds more.
+
+        While anybody's tokens are made it rests after each: to take bytes in is work, too, which
+        would hold the tokens up if it came all at once. When the connection breaks, what came is
+        written before that is raised.
+        """
+        waiting: list[tuple[str, bytes]] = []
+        num_bytes = 0
+        try:
+            async for piece in pieces:
+                waiting.append(piece)
+                num_bytes += len(piece[1])
+                if num_bytes >= _WRITE_BYTES:
+                    full, waiting, num_bytes = waiting, [], 0
+                    await finished_in(self._writers, _write, staging, full)
+                    if self._is_generating():
+                        await asyncio.sleep(_REST_S)
+        except (ClientDisconnect, BodyStalled):
+            await finished_in(self._writers, _write, staging, waiting)
+            raise
+        await finished_in(self._writers, _write, staging, waiting)
+
     def discard(self, tenant: str, name: str) -> None:
         """Drops an upload that was not committed. Raises UploadNotFound, AlreadyThere."""
         self._find(tenant, name)
@@ -157,6 +186,7 @@ class UploadDesk:
 
     def close(self) -> None:
         """Drops every upload that was not committed."""
+        self._writers.shutdown()
         for tenant, name in list(self._held):
             self._drop(tenant, name)
 
@@ -198,26 +228,6 @@ class UploadDesk:
         for (tenant, name), held in list(self._held.items()):
             if held.touched < oldest and not held.busy:
                 self._drop(tenant, name)
-
-
-async def write_all(staging: Staging, pieces: AsyncIterator[tuple[str, bytes]]) -> None:
-    """Writes what comes, a mebibyte at a time and off the event loop, and never holds more.
-
-    When the connection breaks, what came is written before that is raised.
-    """
-    waiting: list[tuple[str, bytes]] = []
-    num_bytes = 0
-    try:
-        async for piece in pieces:
-            waiting.append(piece)
-            num_bytes += len(piece[1])
-            if num_bytes >= _WRITE_BYTES:
-                full, waiting, num_bytes = waiting, [], 0
-                await finished_in(None, _write, staging, full)
-    except (ClientDisconnect, BodyStalled):
-        await finished_in(None, _write, staging, waiting)
-        raise
-    await finished_in(None, _write, staging, waiting)
 
 
 async def finished_in(

@@ -1,6 +1,7 @@
 """The serving process: open everything, say what is there, serve until told to stop."""
 
 import logging.config
+import sys
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack, closing
@@ -30,6 +31,11 @@ from motet.tenancy.exposure import check_exposure
 from motet.tenancy.tenancy import Tenancy
 from motet.tenancy.tenants import DEFAULT_TENANT, Tenants
 
+_SWITCH_INTERVAL_S = 0.0005
+"""How long a thread that computes in Python keeps the interpreter when the engine's wants it: the
+engine gives it away at each of its tensor operations, and Python's own 5 ms would be waited each
+time that an upload's bytes are being parsed."""
+
 _ANYWHERE = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
 
 
@@ -44,6 +50,7 @@ def run(settings: Settings, *, demo: bool, started: float) -> None:
             "leave out --demo."
         )
     logging.config.dictConfig(log_config(settings.log_format))
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
     with ExitStack() as opened:
         database = opened.enter_context(closing(open_database(settings)))
         feed = ChangeFeed(database)

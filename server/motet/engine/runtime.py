@@ -26,6 +26,7 @@ from motet.blobs import open_origin
 from motet.engine.base import Progress, QuantizedBase, open_base
 from motet.engine.cores import compute_with, usable_cores
 from motet.engine.engine import Engine
+from motet.engine.giving_way import GivingWay
 from motet.engine.model import CacheBudget, PagedModel
 from motet.engine.probe import probe
 from motet.engine.sampler import Sampler
@@ -178,6 +179,7 @@ def open_runtime(
         prefix_scope=settings.prefix_cache,
     )
     doorbell.ring = engine.wake
+    store.pause_with(GivingWay(engine))
     progress("Ready", 1.0)
     return Runtime(
         settings=settings,

@@ -1,5 +1,6 @@
 """An upload file by file: continued where a connection broke, whole or not published."""
 
+import asyncio
 import base64
 import hashlib
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from motet.api.uploads import _REST_S
 from motet_adapters import StoreFull
 from motet_adapters.staging import Staging
 
@@ -227,3 +229,23 @@ def test_an_interrupted_upload_ends_with_the_server(tmp_path: Path) -> None:
         with server.client("acme") as client:
             assert eventually(lambda: sent(client) == {CONFIG_FILE: (1, False)})
     assert list((tmp_path / "adapters" / "staging").iterdir()) == []
+
+
+@pytest.mark.parametrize("is_generating", [False, True])
+def test_bytes_rest_on_their_way_in_while_tokens_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_generating: bool
+) -> None:
+    rests: list[float] = []
+    sleep = asyncio.sleep
+
+    async def counted(seconds: float) -> None:
+        rests.append(seconds)
+        await sleep(seconds)
+
+    with live_server(tmp_path) as server, server.client("acme") as client:
+        monkeypatch.setattr(server.service.desk, "_is_generating", lambda: is_generating)
+        monkeypatch.setattr("motet.api.uploads.asyncio.sleep", counted)
+        reply = client.put(f"{PATH}/files/{WEIGHTS_FILE}", content=bytes(4 << 20))
+        monkeypatch.undo()
+    assert reply.status_code == 201
+    assert (rests.count(_REST_S) >= 3) == is_generating

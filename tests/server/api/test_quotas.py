@@ -40,6 +40,7 @@ def test_over_its_tokens_a_tenant_gets_openais_429_and_others_go_on(server: Live
         assert "x-ratelimit-limit-requests" not in refused.headers
         assert 0 < int(refused.headers["retry-after-ms"]) <= WINDOW_S * 1000
         assert 1 <= int(refused.headers["retry-after"]) <= WINDOW_S
+        assert refused.elapsed.total_seconds() >= 0.05, "a client that does not wait is not slowed"
         error = refused.json()["error"]
         assert (error["type"], error["code"], error["param"]) == (
             "tokens",
