@@ -33,7 +33,7 @@ def library(*names: object, rank: int = 2) -> Callable[[str], Image]:
 
 
 def settled(arena: Arena) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while arena.stats().loading:
         assert time.monotonic() < deadline
         time.sleep(0.0005)
@@ -221,7 +221,7 @@ def test_a_load_in_progress_is_invisible_and_keeps_its_room() -> None:
     def images(wanted: str) -> Image:
         calls.append(wanted)
         if wanted == digest("a") and calls.count(wanted) == 2:
-            assert gate.wait(10)
+            assert gate.wait(60)
         return random_image("a" if wanted == digest("a") else "b")
 
     with closing(arena_of(images, fits=1)) as arena:
@@ -248,12 +248,12 @@ def test_on_ready_is_called_for_every_end_of_a_load() -> None:
 
     with closing(arena_of(library("a"), on_ready=note)) as arena:
         arena.acquire(digest("a"))
-        assert ready.acquire(timeout=10)
+        assert ready.acquire(timeout=60)
         arena.acquire(digest("a"))
-        assert ready.acquire(timeout=10)
+        assert ready.acquire(timeout=60)
         assert arena.acquire(digest("a")) is not None
         arena.acquire(digest("missing"))
-        assert ready.acquire(timeout=10)
+        assert ready.acquire(timeout=60)
     assert len(calls) == 3
     assert all(name.startswith("motet-arena") for name in calls)
 
@@ -334,7 +334,7 @@ def test_stats_from_another_thread_while_loading() -> None:
         for name in range(20):
             arena.release(brought(arena, name))
         stop.set()
-        watcher.join(10)
+        watcher.join(60)
     assert seen
 
 
@@ -362,7 +362,7 @@ def test_an_adapter_dropped_while_it_is_loading_does_not_stay() -> None:
 
     def slow(name: str) -> Image:
         reading.set()
-        assert go.wait(10)
+        assert go.wait(60)
         return images(name)
 
     with closing(arena_of(slow)) as arena:
@@ -374,7 +374,7 @@ def test_an_adapter_dropped_while_it_is_loading_does_not_stay() -> None:
                 go.clear()
                 reading.clear()
                 assert arena.acquire(digest(1)) is None
-                assert reading.wait(10)
+                assert reading.wait(60)
                 if not ask_again:
                     break
                 arena.drop(digest(1))
@@ -395,12 +395,12 @@ def test_a_failure_of_a_dropped_adapter_is_forgotten() -> None:
 
     def failing(name: str) -> Image:
         reading.set()
-        assert go.wait(10)
+        assert go.wait(60)
         raise AdapterRefused("gone")
 
     with closing(arena_of(failing)) as arena:
         assert arena.acquire(digest(1)) is None
-        assert reading.wait(10)
+        assert reading.wait(60)
         arena.drop(digest(1))
         go.set()
         settled(arena)

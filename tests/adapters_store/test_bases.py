@@ -197,7 +197,7 @@ class Loading:
             slot = self.arena.acquire(digest)
             if slot is not None:
                 return slot
-            assert self._ready.wait(30)
+            assert self._ready.wait(60)
 
 
 def test_on_the_device_it_is_once_for_all_slots(store: AdapterStore, base: RandomBase) -> None:

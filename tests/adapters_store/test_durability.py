@@ -49,7 +49,7 @@ def test_killed_right_after_put(tmp_path: Path) -> None:
     assert process.stdout is not None
     digest = process.stdout.readline().strip()
     process.kill()
-    assert process.wait(10) == -signal.SIGKILL
+    assert process.wait(60) == -signal.SIGKILL
     process.stdout.close()
     store = opened(tmp_path)
     with store.lease("acme", "one") as lease:

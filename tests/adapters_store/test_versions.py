@@ -284,7 +284,7 @@ def test_of_many_that_replace_the_same_version_one_does(store: AdapterStore) -> 
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     assert sorted(outcomes) == ["refused"] * 5 + ["replaced"]
     assert numbers(store) == [2, 1]
 

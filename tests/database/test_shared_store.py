@@ -271,12 +271,12 @@ def test_two_servers_over_postgresql_and_s3(
                 uploaded = client.put("/v1/adapters/mine", files=form)
             assert uploaded.status_code == 201, uploaded.text
             digest = uploaded.json()["digest"]
-            assert eventually(lambda: served(second, key) == digest, 1.0)  # noqa: B023
+            assert eventually(lambda: served(second, key) == digest)  # noqa: B023
             # The scripted engine loads nothing; this is what a real one's arena asks for.
             assert second.store.image(digest).digest == digest
         with second.client(key=key) as client:
             assert client.delete("/v1/adapters/mine").status_code == 200
-        assert eventually(lambda: served(first, key) is None, 1.0)
+        assert eventually(lambda: served(first, key) is None)
         # The name is gone before the files are: they wait for the last user of the version.
         sources = tmp_path / "a" / "adapters" / "sources"
         assert eventually(lambda: not list(sources.iterdir()))

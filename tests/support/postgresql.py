@@ -53,7 +53,7 @@ def postgresql(directory: Path) -> Iterator[str]:
     finally:
         server.terminate()
         try:
-            server.wait(20)
+            server.wait(60)
         except subprocess.TimeoutExpired:
             server.kill()
             server.wait()
@@ -70,7 +70,7 @@ def _as_user(data: Path) -> list[str]:
 
 
 def _wait_for(server: "subprocess.Popen[bytes]", ready: list[str]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while subprocess.run(ready, check=False).returncode != 0:
         assert server.poll() is None, "PostgreSQL ended before it was ready"
         assert time.monotonic() < deadline, "PostgreSQL did not become ready"

@@ -401,7 +401,7 @@ def slow_upload(server: LiveServer) -> Iterator[None]:
     def slow_body() -> Iterator[bytes]:
         yield b"{"
         started.set()
-        release.wait(10)
+        release.wait(60)
         yield b"}"
 
     def upload() -> None:
@@ -411,7 +411,7 @@ def slow_upload(server: LiveServer) -> Iterator[None]:
     thread = threading.Thread(target=upload)
     thread.start()
     try:
-        assert started.wait(10)
+        assert started.wait(60)
         yield
     finally:
         release.set()
@@ -429,7 +429,7 @@ def is_refused(server: LiveServer, tenant: str) -> bool:
                 return True
             return not client.delete("/v1/adapters/x/files").is_success
 
-    return eventually(attempt, 2.0)
+    return eventually(attempt)
 
 
 def test_uploads_are_counted(tmp_path: Path) -> None:

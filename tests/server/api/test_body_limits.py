@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.adapter_files import CONFIG_FILE, random_adapter
-from tests.support.live_server import BASE_NAME, LiveServer, live_server
+from tests.support.live_server import BASE_NAME, LiveServer, eventually, live_server
 from tests.support.raw_http import connection, head, reply
 
 JSON = {"Content-Type": "application/json"}
@@ -115,10 +115,7 @@ def test_a_form_cut_off_leaves_nothing(small: LiveServer) -> None:
         connected.sendall(head(small, "PUT", "/v1/adapters/cut", headers))
         connected.sendall(b'--abc\r\nContent-Disposition: form-data; name="x"\r\n\r\n')
         time.sleep(0.05)
-    deadline = time.monotonic() + 5
-    while staged(small) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert staged(small) == []
+    assert eventually(lambda: staged(small) == [])
     with small.client("acme") as client:
         assert client.post("/v1/adapters/cut/commit").status_code == 404
 
@@ -145,9 +142,7 @@ def test_many_slow_bodies_do_not_keep_others_out(small: LiveServer) -> None:
             connected.__enter__().sendall(
                 head(small, "POST", "/v1/completions", {**JSON, "Content-Length": "9"})
             )
-        started = time.perf_counter()
-        assert client.get("/health").status_code == 200
-        assert time.perf_counter() - started < 5
+        assert client.get("/health").status_code == 200  # while all of them are still sending
         for connected in sockets:
             connected.__exit__(None, None, None)
     assert threading.active_count() < 40

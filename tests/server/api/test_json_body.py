@@ -36,7 +36,7 @@ def test_a_large_wrong_body_makes_a_small_error_soon() -> None:
     with pytest.raises(RequestRefused) as error:
         parse_json(body, CompletionRequest, 64, BOUNDS)
     assert len(error.value.message) < 200
-    assert time.perf_counter() - started < 3
+    assert time.perf_counter() - started < 10
 
 
 def test_an_unknown_name_is_shown_harmless_and_short() -> None:

@@ -75,7 +75,7 @@ def breaking(server: LiveServer, after: list[int]) -> Iterator[str]:
     finally:
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
-        acceptor.join(5)
+        acceptor.join(60)
 
 
 def pushed(url: str, key: str, files: Files) -> tuple[dict[str, object], list[int]]:

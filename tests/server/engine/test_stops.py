@@ -88,4 +88,4 @@ def test_a_long_stop_string_does_not_make_a_character_dear() -> None:
     stops = StopStrings(("a" * 20_000 + "b",))
     start = time.perf_counter()
     stops.push("a" * 60_000)
-    assert time.perf_counter() - start < 5  # squared would be 1e9 comparisons
+    assert time.perf_counter() - start < 20  # squared would be 1e9 comparisons
