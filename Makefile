@@ -41,7 +41,7 @@ serve: $(TO_SERVE)
 	@exec $(BIN)/motet serve --demo $(ARGS)
 
 test: lint
-	$(BIN)/pytest -q $(ARGS)
+	$(BIN)/pytest -q -n auto --dist worksteal $(ARGS)
 
 lint: $(TO_DEVELOP)
 	$(BIN)/ruff check .

@@ -2,6 +2,10 @@
 
 import os
 
+# Read when torch brings OpenMP in. Each process has as many threads as there are cores; where tests
+# run in several, threads that wait by spinning keep others from the work they wait for.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import torch
 
 # Triton reads it when its own library and our kernels are decorated, so before anything that a

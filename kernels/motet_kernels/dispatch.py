@@ -9,6 +9,7 @@ import torch
 
 from motet_kernels.cpu.cpu_ops import CpuOps
 from motet_kernels.cpu.native_build import BuildFailed
+from motet_kernels.cpu.native_library import FAST_LEVELS, runnable_levels
 from motet_kernels.cpu.native_ops import NativeCpuOps
 from motet_kernels.ops import Ops
 
@@ -41,7 +42,7 @@ def select_ops(device: torch.device) -> Ops:
 
 
 class NoFastMath(ValueError):
-    """fast_math was asked for where no kernel is faster for giving up the isolation promise."""
+    """fast_math was asked for where no kernel is faster for promising less."""
 
 
 def select_kernels(
@@ -51,20 +52,18 @@ def select_kernels(
 
     cpu_kernels: "auto" for the best that runs here; or a level of native_library.py, or "torch",
     and no other will do. It says nothing about CUDA.
-    fast_math: on CUDA, give up that a row's bits do not depend on its company (`GpuOps`).
+    fast_math: on CUDA, give up that a row's bits do not depend on its company (`GpuOps`). On a CPU
+    that promise stays, and bf16 inputs of NF4 products are rounded to 8 bits.
 
     The native one is compiled when it is first chosen on a machine. Without a compiler, or on a
     processor with neither AVX2 nor AVX-512, torch serves; the log and the report say why.
     Raises ValueError for another device or a level that cannot run here, NoFastMath for fast_math
-    on a CPU, BuildFailed for a level that cannot be compiled, and RuntimeError on CUDA without
+    on a CPU that is no faster with it, BuildFailed for a level that cannot be compiled, and RuntimeError on CUDA without
     Triton.
     """
     if device.type == "cpu":
         if fast_math:
-            raise NoFastMath(
-                "fast_math has no use on a CPU: every kernel there keeps a row's bits independent "
-                "of its company, and none would be faster without that; leave fast_math off"
-            )
+            return _fast_on_cpu(cpu_kernels)
         return _for_cpu() if cpu_kernels == "auto" else _asked_for(cpu_kernels)
     if device.type != "cuda":
         raise ValueError(f"there are no kernels for device {device}; use cpu or cuda")
@@ -86,6 +85,27 @@ def _for_cpu() -> Selection:
     if native.level == "portable":
         reason = "the processor has neither AVX2 nor AVX-512"
         return _torch_instead(reason, reason, None)
+    return Selection(native, KernelReport(native.name))
+
+
+def _fast_on_cpu(cpu_kernels: str) -> Selection:
+    off = "leave fast_math off"
+    if cpu_kernels != "auto":
+        raise NoFastMath(f"fast_math chooses the CPU kernels itself; set cpu_kernels=auto or {off}")
+    try:
+        runnable = runnable_levels(("amx-bf16", *FAST_LEVELS))
+    except BuildFailed as failure:
+        raise NoFastMath(f"fast_math needs native kernels: {failure.fix}, or {off}") from failure
+    if "amx-bf16" in runnable:
+        raise NoFastMath(
+            f"fast_math has no use here: AMX does more with bf16 than AVX512-VNNI with 8 bits; {off}"
+        )
+    if not runnable:
+        raise NoFastMath(
+            "fast_math on a CPU needs AVX512-VNNI and AVX512-BF16, which this processor or compiler "
+            f"lacks; {off}"
+        )
+    native = NativeCpuOps(runnable[0])
     return Selection(native, KernelReport(native.name))
 
 

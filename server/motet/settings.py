@@ -144,7 +144,8 @@ class Settings(BaseSettings):
     fast_math: bool = Field(
         False,
         description="On CUDA: other kernels for few rows and for many, with which an answer's bits "
-        "depend on what else is in the batch.",
+        "depend on what else is in the batch. On a CPU with AVX512-VNNI: inputs of the base's "
+        "linears rounded to 8 bits.",
     )
 
     kv_cache_bytes: Bytes | None = Field(

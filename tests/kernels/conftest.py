@@ -9,11 +9,12 @@ import pytest
 import torch
 from motet_kernels import Ops, ReferenceOps
 from motet_kernels.cpu.cpu_ops import CpuOps
-from motet_kernels.cpu.native_library import ALL_LEVELS, runnable_levels
+from motet_kernels.cpu.native_library import ALL_LEVELS, FAST_LEVELS, runnable_levels
 from motet_kernels.cpu.native_ops import NativeCpuOps
 from motet_kernels.gpu.gpu_ops import GpuOps
 
 from tests.support.device_ops import DeviceOps
+from tests.support.kernel_cases import ROUNDED_TO_8_BITS, TOLERANCES
 
 
 def gpu_ops() -> Ops:
@@ -43,16 +44,30 @@ def implementations() -> dict[str, Ops]:
     return found
 
 
+def named(
+    name: str, implementations: dict[str, Ops], monkeypatch: pytest.MonkeyPatch
+) -> Ops:
+    if name not in implementations:
+        pytest.skip(f"this machine cannot build or run {name}")
+    if name in FAST_LEVELS:
+        monkeypatch.setitem(TOLERANCES, torch.bfloat16, ROUNDED_TO_8_BITS)
+    return implementations[name]
+
+
 @pytest.fixture(params=["reference", "cpu", *ALL_LEVELS, "gpu"])
-def ops(request: pytest.FixtureRequest, implementations: dict[str, Ops]) -> Ops:
-    if request.param not in implementations:
-        pytest.skip(f"this machine cannot build or run {request.param}")
-    return implementations[request.param]
+def ops(
+    request: pytest.FixtureRequest,
+    implementations: dict[str, Ops],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Ops:
+    return named(request.param, implementations, monkeypatch)
 
 
 @pytest.fixture(params=ALL_LEVELS)
-def native(request: pytest.FixtureRequest, implementations: dict[str, Ops]) -> Ops:
+def native(
+    request: pytest.FixtureRequest,
+    implementations: dict[str, Ops],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Ops:
     """The native implementation at each level."""
-    if request.param not in implementations:
-        pytest.skip(f"this machine cannot build or run {request.param}")
-    return implementations[request.param]
+    return named(request.param, implementations, monkeypatch)

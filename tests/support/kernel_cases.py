@@ -35,6 +35,9 @@ TOLERANCES = {
     torch.bfloat16: (1e-2, 5e-3),
 }
 
+# The same of bf16 where products take their inputs in 8 bits.
+ROUNDED_TO_8_BITS = (2e-2, 1e-2)
+
 
 def slots_of(popularity: str, num_tokens: int) -> list[int]:
     """The slot of each token; slots 1 to len(RANKS) hold adapters."""

@@ -30,6 +30,7 @@ _X86_LEVELS: Mapping[str, tuple[str, ...]] = {
     "level_avx2.cpp": _AVX2,
     "level_avx512.cpp": _AVX512,
     "level_avx512_bf16.cpp": (*_AVX512, "-mavx512bf16"),
+    "level_avx512_vnni.cpp": (*_AVX512, "-mavx512bf16", "-mavx512vnni"),
     "level_amx_bf16.cpp": (*_AVX512, "-mavx512bf16"),
     "level_amx_bf16_emulated.cpp": (*_AVX512, "-mavx512bf16"),
 }

@@ -14,17 +14,20 @@ from motet_kernels.cpu.native_build import BuildFailed, library_path
 # Best first.
 LEVELS = ("amx-bf16", "avx512-bf16", "avx512", "avx2", "portable")
 
+# Inputs of bf16 products rounded to 8 bits: chosen where fast_math is asked for, or named.
+FAST_LEVELS = ("avx512-vnni",)
+
 # For tests: AMX's tiles in software, where AVX512-BF16 is. Never chosen, only named.
 EMULATED_LEVELS = ("amx-bf16-emulated",)
 
-ALL_LEVELS = (*LEVELS, *EMULATED_LEVELS)
+ALL_LEVELS = (*LEVELS, *FAST_LEVELS, *EMULATED_LEVELS)
 
 
 class NativeLibrary:
     """One level of the library, loaded into this process."""
 
     def __init__(self, level: str | None = None) -> None:
-        """level: one of LEVELS or EMULATED_LEVELS; None: the best of LEVELS this machine runs.
+        """level: one of ALL_LEVELS; None: the best of LEVELS this machine runs.
 
         Raises BuildFailed if the library cannot be made or loaded, ValueError for a level that
         does not exist or that this machine cannot run.

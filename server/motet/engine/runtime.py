@@ -224,6 +224,12 @@ def _device(settings: Settings) -> torch.device:
 
 
 def _kernels(device: torch.device, settings: Settings) -> Selection:
+    if settings.fast_math and device.type == "cpu" and settings.dtype != "bfloat16":
+        raise InvalidSetting(
+            f"fast_math on a CPU rounds bfloat16 inputs, and dtype is {settings.dtype}; use "
+            "dtype=bfloat16, or leave fast_math off",
+            param="fast_math",
+        )
     try:
         return select_kernels(device, settings.cpu_kernels, fast_math=settings.fast_math)
     except NoFastMath as error:

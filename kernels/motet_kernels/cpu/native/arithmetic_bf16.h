@@ -1,6 +1,7 @@
 // Products of bf16 pairs by AVX512-BF16, added up in float32.
 #pragma once
 
+#include "operands.h"
 #include "partial.h"
 
 namespace {
@@ -9,6 +10,7 @@ struct Bf16Arithmetic {
     struct Session {};  // what a thread holds while it computes
     using Stored = Bf16;
     using Input = Bf16;
+    using Operands = PlainOperands<Bf16>;
     using Weight = __m512bh;
     using Spread = __m512bh;           // a pair of inputs in every lane
     static constexpr int kDepth = 2;   // k that one Weight covers, for each of 16 columns

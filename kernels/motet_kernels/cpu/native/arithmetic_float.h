@@ -1,6 +1,7 @@
 // Products in float32: every level below AVX512-BF16, and float32 inputs on all of them.
 #pragma once
 
+#include "operands.h"
 #include "partial.h"
 
 namespace {
@@ -11,6 +12,7 @@ struct FloatArithmetic {
     struct Session {};  // what a thread holds while it computes
     using Stored = T;
     using Input = float;
+    using Operands = PlainOperands<float>;
     using Weight = Floats;
     using Spread = Floats;                 // an input in every lane
     static constexpr int kDepth = 1;       // k that one Weight covers, for each of 16 columns

@@ -46,6 +46,10 @@ __attribute__((visibility("default"))) int motet_has_avx512_bf16() {
     return motet_has_avx512() && __builtin_cpu_supports("avx512bf16");
 }
 
+__attribute__((visibility("default"))) int motet_has_avx512_vnni() {
+    return motet_has_avx512_bf16() && __builtin_cpu_supports("avx512vnni");
+}
+
 __attribute__((visibility("default"))) int motet_has_amx_bf16() {
     return motet_has_avx512_bf16() && has_amx_bits() && may_use_tiles();
 }

@@ -133,8 +133,8 @@ void compute_blocks(const LinearCall& call, const Shared<M>& shared, int64_t fro
             const int rows = left < kTileRows ? int(left) : kTileRows;
             if (group.weight)
                 block_product<M>(
-                    group, group.weight + b * block_size, shared.x + first * group.in_features,
-                    rows, next, tile);
+                    group, group.weight + b * block_size, shared.operands.at(first, 0), rows, next,
+                    tile);
             else
                 load_tile<typename M::Stored>(call, group.blocks[b], first, rows, tile);
             finish<M>(call, shared, group.blocks[b], first, rows, tile);
@@ -164,6 +164,13 @@ void compute(
         const auto* narrow = shared.scaled ? shared.scaled : static_cast<const Bf16*>(call.x);
         widen(narrow, shared.wide, call.num_tokens * call.group->in_features, member);
         member.meet();
+        watch.lap(kStageLinears);
+    }
+    if constexpr (M::Operands::kMade) {
+        // rows that this thread has scaled itself, if any has been
+        const int64_t from = member.from(call.num_tokens), to = member.to(call.num_tokens);
+        if (call.group->weight) shared.operands.make(shared.x, from, to);
+        if (!shared.num_items) member.meet();
         watch.lap(kStageLinears);
     }
     if (shared.num_items) {

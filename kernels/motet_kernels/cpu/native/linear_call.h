@@ -19,6 +19,7 @@ struct Shared {
     typename M::Stored* scaled;  // in_gain * x, if an adapter of the call scales its input
     typename M::Input* wide;     // the inputs as the arithmetic wants them, where it widens
     const typename M::Input* x;  // the call's, `scaled` or `wide`
+    typename M::Operands operands;  // what the base products make of x
     float* u;                    // A x of every (member, segment) behind one another
     const int64_t* offsets;      // [members, segments], where in u each starts
     float* inner;                // [threads, most_inner]
@@ -128,8 +129,8 @@ bool prepare(const LinearCall& call, Shared<M>& shared, int part = 0) {
     if (!u || !inner || !rows || !first_row) return false;
     list_rows<typename M::Stored>(call, rows, first_row);
     shared = {
-        nullptr, nullptr, static_cast<const typename M::Input*>(call.x), u, offsets, inner, rows,
-        first_row, layout.num_items, layout.num_inner, layout.most_inner};
+        nullptr, nullptr, static_cast<const typename M::Input*>(call.x), {}, u, offsets, inner,
+        rows, first_row, layout.num_items, layout.num_inner, layout.most_inner};
     if (layout.scales) {
         shared.scaled = scratch_array<typename M::Stored>(kScratchScaled, num_inputs, part);
         if (!shared.scaled) return false;
@@ -140,6 +141,10 @@ bool prepare(const LinearCall& call, Shared<M>& shared, int part = 0) {
         shared.x = shared.wide;
         if (!shared.wide) return false;
     }
+    if constexpr (M::Operands::kMade)
+        return !call.group->weight || shared.operands.reserve(call, part);
+    else
+        shared.operands = {shared.x, call.group->in_features};
     return true;
 }
 

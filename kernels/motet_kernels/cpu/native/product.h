@@ -7,6 +7,7 @@
 #pragma once
 
 #include "fetcher.h"
+#include "operands.h"
 #include "partial.h"
 
 namespace {
@@ -80,29 +81,6 @@ inline void fetch_record(const uint8_t* packed, int64_t size) {
     for (int64_t offset = 0; offset < size; offset += 64) __builtin_prefetch(packed + offset);
 }
 
-// Where up to kRows rows are read, as a pointer for every four of them. Left to itself the compiler
-// keeps a pointer for each row, has no registers for them, and fetches them from vector registers,
-// which costs the products their turn; so it is made to forget what the pointers are.
-template <class Input, int num_rows>
-struct RowReader {
-    static constexpr int kQuads = (num_rows + 3) / 4;
-    const Input* quads[kQuads];
-    int64_t stride;
-
-    RowReader(const Input* x, int64_t stride) : stride(stride) {
-        for (int i = 0; i < kQuads; i++) quads[i] = x + i * 4 * stride;
-    }
-
-    const Input* row(int i) const { return quads[i / 4] + i % 4 * stride; }
-
-    void advance(int64_t k) {
-        for (const Input*& quad : quads) {
-            quad += k;
-            asm("" : "+r"(quad));
-        }
-    }
-};
-
 template <class M, int step, int num_rows, class Weights>
 inline void multiply_line(
     const Weights& weights, int64_t line, const RowReader<typename M::Input, num_rows>& x,
@@ -122,12 +100,12 @@ inline void multiply_line(
 // tile[row] += scale * (group's product), for num_rows rows of x from this group's k on.
 template <class M, int num_rows, class Weights>
 inline void multiply_group(
-    const Weights& weights, int64_t num_lines, const float* scales, const typename M::Input* x,
-    int64_t stride, float (*tile)[kBlockWidth]) {
-    for (int row = 0; row < num_rows; row++) fetch_input(x + row * stride + num_lines * 4);
+    const Weights& weights, int64_t num_lines, const float* scales,
+    const PlainOperands<typename M::Input>& x, float (*tile)[kBlockWidth]) {
+    for (int row = 0; row < num_rows; row++) fetch_input(x.at(row, num_lines * 4).x);
     Floats totals[num_rows][2];
     for (auto& total : totals) total[0] = total[1] = splat(0.0f);
-    RowReader<typename M::Input, num_rows> inputs(x, stride);
+    RowReader<typename M::Input, num_rows> inputs(x.x, x.stride);
     for (int64_t line = 0; line < num_lines; line++) {
         multiply_line<M, 0, num_rows>(weights, line, inputs, totals);
         inputs.advance(4);
@@ -143,12 +121,12 @@ inline void multiply_group(
 template <class M, int num_rows, class Weights>
 inline void multiply_rows(
     int rows, const Weights& weights, int64_t num_lines, const float* scales,
-    const typename M::Input* x, int64_t stride, float (*tile)[kBlockWidth]) {
+    const typename M::Operands& x, float (*tile)[kBlockWidth]) {
     if constexpr (num_rows > 0) {
         if (rows == num_rows)
-            multiply_group<M, num_rows>(weights, num_lines, scales, x, stride, tile);
+            multiply_group<M, num_rows>(weights, num_lines, scales, x, tile);
         else
-            multiply_rows<M, num_rows - 1>(rows, weights, num_lines, scales, x, stride, tile);
+            multiply_rows<M, num_rows - 1>(rows, weights, num_lines, scales, x, tile);
     }
 }
 
@@ -156,9 +134,9 @@ inline void multiply_rows(
 // a turn for each group of weights.
 template <class M>
 void block_product(
-    const Group& group, const uint8_t* packed, const typename M::Input* x, int rows,
+    const Group& group, const uint8_t* packed, const typename M::Operands& x, int rows,
     Fetcher& fetcher, float (*tile)[kBlockWidth]) {
-    const int64_t num_lines = group.scale_len / 4, stride = group.in_features;
+    const int64_t num_lines = group.scale_len / 4;
     const int64_t size = record_size(group.scale_len);
     memset(tile, 0, rows * sizeof *tile);
     for (int64_t start = 0; start < group.in_features; start += group.scale_len) {
@@ -168,20 +146,18 @@ void block_product(
         fetcher.fetch_some();
         if (rows <= kDirectRows) {
             const Packed<M> weights{lines};
-            multiply_rows<M, kDirectRows>(
-                rows, weights, num_lines, scales, x + start, stride, tile);
+            multiply_rows<M, kDirectRows>(rows, weights, num_lines, scales, x.at(0, start), tile);
         } else {
             Panel<M> panel;
             // evenly, because a single last row would wait for its own sums
             const int parts = (rows + kRows - 1) / kRows;
             const int first = rows / parts;
             multiply_rows<M, kRows>(
-                first, Unpacking<M>{lines, panel}, num_lines, scales, x + start, stride, tile);
+                first, Unpacking<M>{lines, panel}, num_lines, scales, x.at(0, start), tile);
             for (int part = 1; part < parts; part++) {
                 const int from = rows * part / parts, to = rows * (part + 1) / parts;
                 multiply_rows<M, kRows>(
-                    to - from, panel, num_lines, scales, x + from * stride + start, stride,
-                    tile + from);
+                    to - from, panel, num_lines, scales, x.at(from, start), tile + from);
             }
         }
         packed += size;

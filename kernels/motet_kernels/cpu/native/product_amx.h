@@ -79,9 +79,10 @@ inline void multiply_group_amx(
 
 template <>
 inline void block_product<AmxArithmetic>(
-    const Group& group, const uint8_t* packed, const Bf16* x, int rows, Fetcher& fetcher,
-    float (*tile)[kBlockWidth]) {
-    const int64_t scale_len = group.scale_len, stride = group.in_features;
+    const Group& group, const uint8_t* packed, const PlainOperands<Bf16>& inputs, int rows,
+    Fetcher& fetcher, float (*tile)[kBlockWidth]) {
+    const int64_t scale_len = group.scale_len, stride = inputs.stride;
+    const Bf16* x = inputs.x;
     const int64_t size = record_size(scale_len);
     AmxWork work;
     memset(work.inputs, 0, sizeof work.inputs);

@@ -6,6 +6,7 @@
 enum ScratchUse {
     kScratchInputs,
     kScratchScaled,
+    kScratchRounded,
     kScratchInner,
     kScratchTokenSlots,
     kScratchProducts,
