@@ -28,6 +28,7 @@ from motet_kernels.lowrank import ACTIVATIONS, Activation, Core, LowRank, SlotTa
 from motet_kernels.nf4 import Nf4Weight
 from motet_kernels.norm_table import NormTable
 from motet_kernels.ops import AttentionPlan, Ops, PackedGroup
+from motet_kernels.packed_dense import PackedDense, PackedDenseOps
 from motet_kernels.reference import ReferenceOps
 from motet_kernels.routing import Routing, Segment
 from motet_kernels.sampling import Draw, LargestOps, SamplingOps
@@ -56,6 +57,8 @@ __all__ = [
     "NoFastMath",
     "NormTable",
     "Ops",
+    "PackedDense",
+    "PackedDenseOps",
     "PackedGroup",
     "Place",
     "ReferenceOps",

@@ -11,6 +11,7 @@ from motet_kernels.cpu.cpu_ops import CpuOps
 from motet_kernels.cpu.native_build import BuildFailed
 from motet_kernels.cpu.native_library import FAST_LEVELS, runnable_levels
 from motet_kernels.cpu.native_ops import NativeCpuOps
+from motet_kernels.cpu.rounding_ops import RoundingCpuOps
 from motet_kernels.ops import Ops
 
 _log = logging.getLogger(__name__)
@@ -105,7 +106,7 @@ def _fast_on_cpu(cpu_kernels: str) -> Selection:
             "fast_math on a CPU needs AVX512-VNNI and AVX512-BF16, which this processor or compiler "
             f"lacks; {off}"
         )
-    native = NativeCpuOps(runnable[0])
+    native = RoundingCpuOps(runnable[0])
     return Selection(native, KernelReport(native.name))
 
 

@@ -11,6 +11,7 @@ from motet_kernels import Ops, ReferenceOps
 from motet_kernels.cpu.cpu_ops import CpuOps
 from motet_kernels.cpu.native_library import ALL_LEVELS, FAST_LEVELS, runnable_levels
 from motet_kernels.cpu.native_ops import NativeCpuOps
+from motet_kernels.cpu.rounding_ops import RoundingCpuOps
 from motet_kernels.gpu.gpu_ops import GpuOps
 
 from tests.support.device_ops import DeviceOps
@@ -31,6 +32,10 @@ IMPLEMENTATIONS: dict[str, Callable[[], Ops]] = {
 }
 
 
+def native_ops(level: str) -> Ops:
+    return RoundingCpuOps(level) if level in FAST_LEVELS else NativeCpuOps(level)
+
+
 @pytest.fixture(scope="session")
 def implementations() -> dict[str, Ops]:
     """One of each: what an implementation has found out about the machine is kept.
@@ -40,13 +45,11 @@ def implementations() -> dict[str, Ops]:
     """
     found: dict[str, Ops] = {name: make() for name, make in IMPLEMENTATIONS.items()}
     if shutil.which("c++"):
-        found.update({level: NativeCpuOps(level) for level in runnable_levels(ALL_LEVELS)})
+        found.update({level: native_ops(level) for level in runnable_levels(ALL_LEVELS)})
     return found
 
 
-def named(
-    name: str, implementations: dict[str, Ops], monkeypatch: pytest.MonkeyPatch
-) -> Ops:
+def named(name: str, implementations: dict[str, Ops], monkeypatch: pytest.MonkeyPatch) -> Ops:
     if name not in implementations:
         pytest.skip(f"this machine cannot build or run {name}")
     if name in FAST_LEVELS:

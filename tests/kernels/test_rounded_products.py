@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from motet_kernels import Nf4Weight, Ops, Routing, SlotTable
+from motet_kernels import Nf4Weight, Ops, PackedDenseOps, Routing, SlotTable
 from motet_kernels.cpu.native_library import FAST_LEVELS
 from torch import Tensor
 
 from tests.support.kernel_cases import CPU, random_weight
-from tests.support.rounded_product import rounded_product
+from tests.support.poison import poisoned_memory
+from tests.support.rounded_product import rounded_dense, rounded_product
 
 BF16 = torch.bfloat16
 NUM_TOKENS = (1, 2, 3, 7, 8, 9, 16, 17, 63, 64, 65, 133)
@@ -83,3 +84,53 @@ def test_groups_of_any_size(fast: Ops, size: float) -> None:
     x[:, 64:] *= size
     expected = rounded_product(x.to(BF16), weight)
     assert_only_rounded(product(fast, x.to(BF16), weight), expected)
+
+
+def packed_product(ops: Ops, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    assert isinstance(ops, PackedDenseOps)
+    packed = ops.pack_dense(weight, bias)
+    assert packed is not None
+    assert (packed.out_features, packed.in_features) == weight.shape
+    with poisoned_memory():
+        return ops.packed_dense_linear(x, packed)
+
+
+@pytest.mark.parametrize("k", [4, 60, 64, 100, 576])
+@pytest.mark.parametrize("n", [1, 24, 127, 576])
+@pytest.mark.parametrize("biased", [False, True])
+def test_a_head_is_that_of_rounded_inputs_and_weights(
+    fast: Ops, n: int, k: int, biased: bool
+) -> None:
+    generator = torch.Generator().manual_seed(n)
+    weight = torch.randn(n, k, generator=generator).to(BF16)
+    bias = torch.randn(n, generator=generator).to(BF16) if biased else None
+    whole = inputs(133, k)
+    expected = rounded_dense(whole, weight) + (bias if bias is not None else 0)
+    alone = torch.cat([packed_product(fast, row[None], weight, bias) for row in whole])
+    for num_tokens in NUM_TOKENS:
+        y = packed_product(fast, whole[:num_tokens], weight, bias)
+        assert torch.equal(y, alone[:num_tokens])
+        assert_only_rounded(y.double(), expected[:num_tokens])
+
+
+def test_a_head_of_another_kind_is_left_to_the_plain_product(fast: Ops) -> None:
+    assert isinstance(fast, PackedDenseOps)
+    assert fast.pack_dense(torch.ones(8, 64), None) is None  # float32
+    assert fast.pack_dense(torch.ones(8, 63, dtype=BF16), None) is None
+    packed = fast.pack_dense(torch.ones(8, 64, dtype=BF16), None)
+    assert packed is not None
+    for wrong in (torch.ones(1, 64), torch.ones(1, 60, dtype=BF16)):
+        with pytest.raises(ValueError, match="x must be bfloat16"):
+            fast.packed_dense_linear(wrong, packed)
+
+
+def test_a_column_that_is_not_finite_spoils_no_other(fast: Ops) -> None:
+    weight = torch.randn(40, 64, generator=torch.Generator().manual_seed(0)).to(BF16)
+    x = inputs(3, 64)
+    clean = packed_product(fast, x, weight, None)
+    weight[7, 3], weight[9, 3], weight[11] = float("nan"), float("inf"), 0
+    y = packed_product(fast, x, weight, None)
+    assert y[:, [7, 9]].isnan().all()
+    assert (y[:, 11] == 0).all()
+    others = [column for column in range(40) if column not in (7, 9, 11)]
+    assert torch.equal(y[:, others], clean[:, others])

@@ -49,13 +49,18 @@ def pack_weights(library: NativeLibrary, weights: Sequence[Nf4Weight]) -> Tensor
     """The members' packed forms behind one another, uint8, on a cache line."""
     length = scale_len(weights[0].shape[1])
     sizes = [library.packed_size(*weight.shape, length) for weight in weights]
-    whole = torch.empty(sum(sizes) + _ALIGNMENT, dtype=torch.uint8)
-    packed = whole[-whole.data_ptr() % _ALIGNMENT :][: sum(sizes)]
+    packed = aligned(sum(sizes))
     for weight, part in zip(weights, packed.split_with_sizes(sizes), strict=True):
         codes, absmax = weight.codes.contiguous(), weight.absmax.contiguous()
         n, k = weight.shape
         library.pack(codes.data_ptr(), absmax.data_ptr(), n, k, length, part.data_ptr())
     return packed
+
+
+def aligned(size: int) -> Tensor:
+    """uint8 [size], on a cache line."""
+    whole = torch.empty(size + _ALIGNMENT, dtype=torch.uint8)
+    return whole[-whole.data_ptr() % _ALIGNMENT :][:size]
 
 
 def native_group(

@@ -58,6 +58,29 @@ class NativeLibrary:
         self._pack(codes, absmax, n, k, scale_len, packed)
 
 
+class RoundingLibrary:
+    """What a level of FAST_LEVELS has besides: linears whose weights are rounded to 8 bits."""
+
+    def __init__(self, level: str) -> None:
+        """Raises BuildFailed like NativeLibrary."""
+        library = _load()
+        function = f"rounded_dense_{_symbol(level)}"
+        self.dense = _function(library, function, c_int, [c_void_p, c_int64])
+        self._packed_size = _function(library, "rounded_size", c_int64, [c_int64] * 3)
+        self._pack = _function(
+            library, "pack_rounded", None, [c_void_p, c_int64, c_int64, c_int64, c_void_p]
+        )
+
+    def packed_size(self, n: int, k: int, scale_len: int) -> int:
+        """Bytes of a packed [n, k] weight whose scales hold for `scale_len` weights along k."""
+        size: int = self._packed_size(n, k, scale_len)
+        return size
+
+    def pack(self, weight: int, n: int, k: int, scale_len: int, packed: int) -> None:
+        """Pack a bf16 weight into `packed`; both are addresses."""
+        self._pack(weight, n, k, scale_len, packed)
+
+
 def runnable_levels(levels: Sequence[str] = LEVELS) -> tuple[str, ...]:
     """Those of `levels` this machine runs, in order. Raises BuildFailed like NativeLibrary."""
     return _runnable(_load(), levels)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from motet_adapters import SiteParts
-from motet_kernels import Ops, SlotTable
+from motet_kernels import Ops, PackedDense, PackedDenseOps, SlotTable
 from torch import Tensor, nn
 
 from motet.engine.linear import CurrentRouting, DenseLinear
@@ -21,6 +21,23 @@ class _HeadRows:
     rows: Tensor | None  # [n, K]
 
 
+class _PackedHead:
+    """The base's head in the form that its implementation multiplies fastest."""
+
+    def __init__(self, ops: PackedDenseOps, packed: PackedDense) -> None:
+        self._ops = ops
+        self._packed = packed
+
+    @classmethod
+    def of(cls, linear: nn.Linear, ops: PackedDenseOps) -> _PackedHead | None:
+        packed = ops.pack_dense(linear.weight.detach(), linear.bias)
+        return None if packed is None else cls(ops, packed)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x [1, T, K] -> [1, T, V]."""
+        return self._ops.packed_dense_linear(x[0], self._packed)[None]
+
+
 class AdaptedHead(DenseLinear):
     """y = W_t x, the adapter's low-rank part on top; W_t the base's weight or the row's own.
 
@@ -32,6 +49,7 @@ class AdaptedHead(DenseLinear):
     ) -> None:
         super().__init__(linear, ops)
         out_features, in_features = linear.weight.shape
+        self._packed = _PackedHead.of(linear, ops) if isinstance(ops, PackedDenseOps) else None
         self._table = SlotTable(num_slots, in_features, out_features, linear.weight.device)
         self._own: dict[int, _HeadRows] = {}
         self._routing = routing
@@ -52,7 +70,7 @@ class AdaptedHead(DenseLinear):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [1, T, K] -> [1, T, V]."""
-        y = super().forward(x)
+        y = super().forward(x) if self._packed is None else self._packed(x)
         routing = self._routing.of_logits()
         for slot, start, stop in routing.segments:
             if slot in self._own:

@@ -140,7 +140,7 @@ def open_runtime(
         graph_rows=limits.max_num_seqs,
     )
     progress("Probing the model", 0.95)
-    difference = _probe(base, model)
+    difference = _probe(base, model, rounds_inputs=settings.fast_math and device.type == "cpu")
     tokenizer = Tokenizer.load(base.directory)
     directory = store_dir or store_directory(settings.data_dir)
     served = replace(base, input_groups=model.input_groups)
@@ -248,9 +248,9 @@ def _step_limits(settings: Settings) -> StepLimits:
         raise InvalidSetting(str(error), param="max_batch_tokens") from error
 
 
-def _probe(base: QuantizedBase, model: PagedModel) -> float:
+def _probe(base: QuantizedBase, model: PagedModel, *, rounds_inputs: bool) -> float:
     try:
-        return probe(model)
+        return probe(model, rounds_inputs=rounds_inputs)
     except UnsupportedModel as error:
         raise UnsupportedModel(f"{base.name} cannot be served: {error.message}") from error
 

@@ -14,6 +14,8 @@ from motet_kernels import (
     LayerStep,
     Nf4Weight,
     Ops,
+    PackedDense,
+    PackedDenseOps,
     PackedGroup,
     Routing,
     SlotTable,
@@ -31,6 +33,8 @@ def timed(ops: Ops, clock: StageClock) -> Ops:
     cannot, layers are run module by module.
     """
     if isinstance(ops, LayerOps) and isinstance(ops, TimedLayerOps):
+        if isinstance(ops, PackedDenseOps):
+            return _WithPackedDense(ops, ops, ops, ops, clock)
         return _WithLayers(ops, ops, ops, clock)
     return _Timed(ops, clock)
 
@@ -119,3 +123,23 @@ class _WithLayers(_Timed):
         self._clock.add("adapters", seconds.adapters)
         self._clock.add("small", seconds.norms + seconds.rotary + seconds.gate)
         return y
+
+
+class _WithPackedDense(_WithLayers):
+    def __init__(
+        self,
+        ops: Ops,
+        layers: LayerOps,
+        timed_layers: TimedLayerOps,
+        dense: PackedDenseOps,
+        clock: StageClock,
+    ) -> None:
+        super().__init__(ops, layers, timed_layers, clock)
+        self._dense = dense
+
+    def pack_dense(self, weight: Tensor, bias: Tensor | None) -> PackedDense | None:
+        return self._dense.pack_dense(weight, bias)
+
+    def packed_dense_linear(self, x: Tensor, packed: PackedDense) -> Tensor:
+        with self._clock.stage("lm_head"):
+            return self._dense.packed_dense_linear(x, packed)

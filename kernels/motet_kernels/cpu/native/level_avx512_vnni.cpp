@@ -4,6 +4,7 @@
 
 #include "level.h"
 #include "product_int8.h"
+#include "rounded_dense.h"
 
 MOTET_EXPORT int motet_linear_avx512_bf16(const LinearCall* call);
 MOTET_EXPORT int motet_dense_avx512_bf16(const DenseCall* call);
@@ -17,6 +18,11 @@ MOTET_EXPORT int motet_linear_avx512_vnni(const LinearCall* call) {
 
 MOTET_EXPORT int motet_dense_avx512_vnni(const DenseCall* call) {
     return motet_dense_avx512_bf16(call);
+}
+
+// weight: from motet_pack_rounded with that scale_len. x, bias and y are bf16.
+MOTET_EXPORT int motet_rounded_dense_avx512_vnni(const DenseCall* call, int64_t scale_len) {
+    return rounded_dense(*call, scale_len);
 }
 
 MOTET_EXPORT int motet_largest_avx512_vnni(const LargestCall* call) {

@@ -142,7 +142,9 @@ bool prepare(const LinearCall& call, Shared<M>& shared, int part = 0) {
         if (!shared.wide) return false;
     }
     if constexpr (M::Operands::kMade)
-        return !call.group->weight || shared.operands.reserve(call, part);
+        return !call.group->weight ||
+               shared.operands.reserve(
+                   call.num_tokens, call.group->in_features, call.group->scale_len, part);
     else
         shared.operands = {shared.x, call.group->in_features};
     return true;

@@ -76,9 +76,11 @@ inline void fetch_input(const Input* x) {
     for (int offset = 0; offset < bytes; offset += 64) __builtin_prefetch(line + offset);
 }
 
-// The record after the next, likewise.
-inline void fetch_record(const uint8_t* packed, int64_t size) {
-    for (int64_t offset = 0; offset < size; offset += 64) __builtin_prefetch(packed + offset);
+// A part of the record after the next, likewise: all of it at once would keep others from the memory.
+inline void fetch_record(const uint8_t* packed, int64_t size, int part, int parts) {
+    const int64_t lines = size / 64, stop = lines * (part + 1) / parts;
+    for (int64_t line = lines * part / parts; line < stop; line++)
+        __builtin_prefetch(packed + line * 64);
 }
 
 template <class M, int step, int num_rows, class Weights>
@@ -142,7 +144,8 @@ void block_product(
     for (int64_t start = 0; start < group.in_features; start += group.scale_len) {
         const float* scales = reinterpret_cast<const float*>(packed);
         const uint8_t* lines = packed + kScaleBytes;
-        fetch_record(packed + kFetchedAhead * size, size);
+        const int parts = (rows + kRows - 1) / kRows;
+        fetch_record(packed + kFetchedAhead * size, size, 0, parts);
         fetcher.fetch_some();
         if (rows <= kDirectRows) {
             const Packed<M> weights{lines};
@@ -150,11 +153,11 @@ void block_product(
         } else {
             Panel<M> panel;
             // evenly, because a single last row would wait for its own sums
-            const int parts = (rows + kRows - 1) / kRows;
             const int first = rows / parts;
             multiply_rows<M, kRows>(
                 first, Unpacking<M>{lines, panel}, num_lines, scales, x.at(0, start), tile);
             for (int part = 1; part < parts; part++) {
+                fetch_record(packed + kFetchedAhead * size, size, part, parts);
                 const int from = rows * part / parts, to = rows * (part + 1) / parts;
                 multiply_rows<M, kRows>(
                     to - from, panel, num_lines, scales, x.at(from, start), tile + from);

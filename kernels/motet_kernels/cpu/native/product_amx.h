@@ -91,7 +91,7 @@ inline void block_product<AmxArithmetic>(
     for (int64_t start = 0; start < group.in_features; start += scale_len) {
         const float* scales = reinterpret_cast<const float*>(packed);
         const uint8_t* lines = packed + kScaleBytes;
-        fetch_record(packed + kFetchedAhead * size, size);
+        fetch_record(packed + kFetchedAhead * size, size, 0, 1);
         fetcher.fetch_some();
         for (int64_t line = 0; line < scale_len / 4; line++)
             work.panel.decode(lines + line * kLineBytes, line);

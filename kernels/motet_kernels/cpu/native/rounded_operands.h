@@ -9,16 +9,10 @@
 #include "abi.h"
 #include "operands.h"
 #include "partial.h"
+#include "rounding.h"
 #include "scratch.h"
 
 namespace {
-
-// The NF4 table as whole numbers: of all factors up to 127 the one that rounds the table best (0.33 %
-// of its root mean square), and what is added to make the codes unsigned, as VPDPBUSD wants one side.
-constexpr int kTableFactor = 112;
-constexpr int kTableOffset = 128;
-constexpr float kMostOfCode = 127.0f;
-constexpr float kLeastOfGroup = 1e-30f;  // below, a group is zero: its reciprocal would overflow
 
 struct RoundedOperands {
     static constexpr bool kMade = true;
@@ -27,13 +21,13 @@ struct RoundedOperands {
     int32_t* offsets;  // [T, groups], what those sums start with: the table's offset, taken back
     int64_t stride, num_groups, scale_len;
 
-    // Room for a call's rows. False if there is no memory.
-    bool reserve(const LinearCall& call, int part) {
-        stride = call.group->in_features;
-        scale_len = call.group->scale_len;
-        num_groups = stride / scale_len;
-        const int64_t num_factors = call.num_tokens * num_groups;
-        const int64_t bytes = 2 * sizeof(float) * num_factors + call.num_tokens * stride;
+    // Room for the rows of a call. False if there is no memory.
+    bool reserve(int64_t num_tokens, int64_t k, int64_t length, int part) {
+        stride = k;
+        scale_len = length;
+        num_groups = k / length;
+        const int64_t num_factors = num_tokens * num_groups;
+        const int64_t bytes = 2 * sizeof(float) * num_factors + num_tokens * k;
         factors = static_cast<float*>(scratch(kScratchRounded, bytes + 64, part));
         if (!factors) return false;
         offsets = reinterpret_cast<int32_t*>(factors + num_factors);
@@ -67,7 +61,7 @@ struct RoundedOperands {
         const int32_t bits = _mm512_reduce_max_epi32(most);
         float largest;
         memcpy(&largest, &bits, sizeof largest);
-        if (!(largest >= kLeastOfGroup && largest <= 3.0e38f)) return fill(largest);
+        if (!(largest >= kLeastOfGroup && largest <= kMostOfGroup)) return fill(largest);
         *factors = largest * (1.0f / (kMostOfCode * kTableFactor));
         const Floats inverse = splat(kMostOfCode / largest);
         __m512i total = _mm512_setzero_si512();
