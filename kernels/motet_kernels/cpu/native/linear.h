@@ -123,7 +123,7 @@ void compute_blocks(const LinearCall& call, const Shared<M>& shared, int64_t fro
     const Group& group = *call.group;
     const int64_t num_groups = group.in_features / group.scale_len;
     const int64_t block_size = num_groups * record_size(group.scale_len);
-    const int64_t turns = num_groups * ((call.num_tokens + kTileRows - 1) / kTileRows);
+    const int64_t turns = num_groups * ((call.num_tokens + kRows - 1) / kRows);
     alignas(64) float tile[kTileRows][kBlockWidth];
     fetcher_of(call, shared, from, 1).fetch_some();
     for (int64_t b = from; b < to; b++) {

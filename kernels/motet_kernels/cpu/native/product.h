@@ -158,6 +158,7 @@ void block_product(
                 first, Unpacking<M>{lines, panel}, num_lines, scales, x.at(0, start), tile);
             for (int part = 1; part < parts; part++) {
                 fetch_record(packed + kFetchedAhead * size, size, part, parts);
+                fetcher.fetch_some();
                 const int from = rows * part / parts, to = rows * (part + 1) / parts;
                 multiply_rows<M, kRows>(
                     to - from, panel, num_lines, scales, x.at(from, start), tile + from);
