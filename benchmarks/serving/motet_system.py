@@ -10,6 +10,7 @@ from pathlib import Path
 
 import httpx
 
+from benchmarks.motet_process import share_bases
 from benchmarks.serving.child import Child, plain_environment
 from benchmarks.serving.completions import complete, free_port, wait_until_ready
 from benchmarks.serving.system import Batch, Run
@@ -20,9 +21,11 @@ _BASE = "base"
 
 
 class MotetSystem:
-    name = "Motet"
-
-    def __init__(self, place: Workplace, threads: int, *, stream: bool) -> None:
+    def __init__(
+        self, place: Workplace, threads: int, *, stream: bool, fast_math: bool = False
+    ) -> None:
+        self.name = "Motet --fast-math" if fast_math else "Motet"
+        self._fast_math = fast_math
         self._place = place
         self._threads = threads
         self._stream = stream
@@ -33,7 +36,8 @@ class MotetSystem:
         port = free_port()
         self._url = f"http://127.0.0.1:{port}"
         environment = plain_environment() | {"COLUMNS": "200"}  # the panel, unshortened
-        self._child = Child(self._command(port), self._place.log("motet"), environment)
+        share_bases(self._data_dir, self._place.motet_data)
+        self._child = Child(self._command(port), self._place.log(self._data_dir.name), environment)
         with self._child.running():
             wait_until_ready(f"{self._url}/ready", self._child, _START_TIMEOUT_S)
             for name in adapters:
@@ -49,9 +53,15 @@ class MotetSystem:
         if self._child is not None:
             self._child.close()
 
+    @property
+    def _data_dir(self) -> Path:
+        """One for each server: a running one locks its own."""
+        data_dir = self._place.motet_data
+        return data_dir.with_name(f"{data_dir.name}-fast") if self._fast_math else data_dir
+
     def _command(self, port: int) -> list[str]:
         flags = {
-            "--data-dir": str(self._place.motet_data),
+            "--data-dir": str(self._data_dir),
             "--port": str(port),
             "--served-model-name": _BASE,
             "--threads": str(self._threads),
@@ -59,7 +69,8 @@ class MotetSystem:
         if self._place.base is not None:
             flags["--base"] = self._place.base
         motet = str(Path(sys.executable).with_name("motet"))
-        return [motet, "serve", *(word for flag in flags.items() for word in flag)]
+        fast = ["--fast-math"] if self._fast_math else []
+        return [motet, "serve", *fast, *(word for flag in flags.items() for word in flag)]
 
     def _upload(self, name: str) -> None:
         directory = self._place.adapter(name)

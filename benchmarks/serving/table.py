@@ -1,4 +1,4 @@
-"""Measured speeds as a Markdown table: tokens per second, then Motet's over each other system's."""
+"""Measured speeds as a Markdown table: tokens per second, then each of Motet's over each peer's."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from benchmarks.serving.results import Outcome, Results
 
-OURS = "Motet"
+OURS = ("Motet", "Motet --fast-math")
 
 
 def markdown(results: Results) -> str:
@@ -16,7 +16,8 @@ def markdown(results: Results) -> str:
 
 def header(systems: Sequence[str]) -> str:
     """Two lines: names and alignment."""
-    ratios = [f"{OURS} / {name}" for name in systems if name != OURS] if OURS in systems else []
+    peers = [name for name in systems if name not in OURS]
+    ratios = [f"{ours} / {peer}" for ours in OURS if ours in systems for peer in peers]
     names = ["requests", "adapters", *systems, *ratios]
     return f"{_line(names)}\n{_line(['---:', ':---'] + ['---:'] * (len(names) - 2))}"
 
@@ -25,9 +26,11 @@ def row(outcomes: Sequence[Outcome]) -> str:
     """One load over all systems."""
     load = outcomes[0].load
     speeds = [_speed(outcome) for outcome in outcomes]
-    ours = [outcome for outcome in outcomes if outcome.system == OURS]
-    others = [outcome for outcome in outcomes if outcome.system != OURS]
-    ratios = [_ratio(ours[0].median, other.median) for other in others] if ours else []
+    by_name = {outcome.system: outcome.median for outcome in outcomes}
+    peers = [name for name in by_name if name not in OURS]
+    ratios = [
+        _ratio(by_name[our], by_name[peer]) for our in OURS if our in by_name for peer in peers
+    ]
     return _line([str(load.num_requests), str(load), *speeds, *ratios])
 
 

@@ -32,6 +32,7 @@ class TableAddresses:
         """None leaves an address of zero."""
         self._tables = [(i, table) for i, table in enumerate(tables) if table is not None]
         self._addresses = (ctypes.c_void_p * len(tables))()
+        self._written: list[Tensor | None] = [None] * len(tables)
         self.num_slots = min(table.num_slots for _, table in self._tables)
 
     def of(self, index: int) -> int:
@@ -41,7 +42,10 @@ class TableAddresses:
     def write(self, dtype: torch.dtype) -> None:
         """Bring the addresses up to date."""
         for index, table in self._tables:
-            self._addresses[index] = table.pointers(dtype).data_ptr()
+            pointers = table.pointers(dtype)
+            if pointers is not self._written[index]:  # in most steps nothing has changed
+                self._addresses[index] = pointers.data_ptr()
+                self._written[index] = pointers
 
 
 @dataclass(frozen=True)
