@@ -18,8 +18,9 @@ from motet.settings import Settings
 from motet_adapters import Adapter
 from motet_kernels import dispatch
 from motet_kernels.cpu.native_build import BuildFailed
-from motet_kernels.cpu.native_library import ALL_LEVELS, runnable_levels
+from motet_kernels.cpu.native_library import ALL_LEVELS, FAST_LEVELS, runnable_levels
 from motet_kernels.cpu.native_ops import NativeCpuOps
+from motet_kernels.cpu.rounding_ops import RoundingCpuOps
 from peft import LoraConfig, PeftConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from torch import Tensor
 from torch.nn import functional as F
@@ -206,7 +207,8 @@ def test_random_batches_at_every_level_that_serves(
         pytest.skip(str(reason))
     if level not in runnable:
         pytest.skip(f"this machine cannot run {level}")
-    monkeypatch.setattr(dispatch, "NativeCpuOps", partial(NativeCpuOps, level))
+    kind = RoundingCpuOps if level in FAST_LEVELS else NativeCpuOps
+    monkeypatch.setattr(dispatch, "NativeCpuOps", partial(kind, level))
     with furnished(tmp_path, "llama") as house:
         assert level in house.runtime.kernels.implementation
         assert compare(house, range(200, 210)).violations == []

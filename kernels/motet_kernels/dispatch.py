@@ -59,8 +59,8 @@ def select_kernels(
     The native one is compiled when it is first chosen on a machine. Without a compiler, or on a
     processor with neither AVX2 nor AVX-512, torch serves; the log and the report say why.
     Raises ValueError for another device or a level that cannot run here, NoFastMath for fast_math
-    on a CPU that is no faster with it, BuildFailed for a level that cannot be compiled, and RuntimeError on CUDA without
-    Triton.
+    on a CPU that is no faster with it, BuildFailed for a level that cannot be compiled, and
+    RuntimeError on CUDA without Triton.
     """
     if device.type == "cpu":
         if fast_math:
@@ -99,12 +99,12 @@ def _fast_on_cpu(cpu_kernels: str) -> Selection:
         raise NoFastMath(f"fast_math needs native kernels: {failure.fix}, or {off}") from failure
     if "amx-bf16" in runnable:
         raise NoFastMath(
-            f"fast_math has no use here: AMX does more with bf16 than AVX512-VNNI with 8 bits; {off}"
+            f"fast_math has no use here: AMX does more with bf16 than VNNI with 8 bits; {off}"
         )
     if not runnable:
         raise NoFastMath(
-            "fast_math on a CPU needs AVX512-VNNI and AVX512-BF16, which this processor or compiler "
-            f"lacks; {off}"
+            "fast_math on a CPU needs AVX512-VNNI and AVX512-BF16, which this processor or "
+            f"compiler lacks; {off}"
         )
     native = RoundingCpuOps(runnable[0])
     return Selection(native, KernelReport(native.name))

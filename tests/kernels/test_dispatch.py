@@ -12,7 +12,9 @@ import torch
 from motet_kernels import KernelReport, NoFastMath, dispatch, select_kernels, select_ops
 from motet_kernels.cpu import native_build
 from motet_kernels.cpu.cpu_ops import CpuOps
+from motet_kernels.cpu.native_library import FAST_LEVELS, runnable_levels
 from motet_kernels.cpu.native_ops import NativeCpuOps
+from motet_kernels.cpu.rounding_ops import RoundingCpuOps
 from motet_kernels.gpu.gpu_ops import GpuOps
 
 WITHOUT_TRITON = """
@@ -38,11 +40,49 @@ def test_by_device() -> None:
         select_ops(torch.device("meta"))
 
 
-def test_fast_math_is_for_cuda() -> None:
+def test_fast_math_on_cuda_promises_less() -> None:
     fast = select_kernels(torch.device("cuda"), fast_math=True).ops
     assert fast.row_multiple(torch.bfloat16) == 1  # nobody pads for a promise that is not made
     assert select_ops(torch.device("cuda")).row_multiple(torch.bfloat16) > 1
-    with pytest.raises(NoFastMath, match="no use on a CPU"):
+
+
+def runs(monkeypatch: pytest.MonkeyPatch, *levels: str) -> None:
+    """Let this be a machine that runs these levels."""
+    monkeypatch.setattr(
+        dispatch, "runnable_levels", lambda wanted: tuple(one for one in wanted if one in levels)
+    )
+
+
+def test_fast_math_on_a_cpu_rounds_where_that_is_faster() -> None:
+    if not shutil.which("c++") or FAST_LEVELS[0] not in runnable_levels(FAST_LEVELS):
+        pytest.skip("this machine cannot build or run it")
+    selected = select_kernels(torch.device("cpu"), fast_math=True)
+    assert isinstance(selected.ops, RoundingCpuOps)
+    assert selected.report == KernelReport(f"cpu-native ({FAST_LEVELS[0]})")
+    assert not isinstance(select_ops(torch.device("cpu")), RoundingCpuOps)
+
+
+@pytest.mark.parametrize(
+    ("levels", "words"),
+    [(("avx512-bf16",), "needs AVX512-VNNI"), (("amx-bf16", "avx512-vnni"), "AMX")],
+)
+def test_fast_math_is_refused_where_nothing_is_faster(
+    monkeypatch: pytest.MonkeyPatch, levels: tuple[str, ...], words: str
+) -> None:
+    runs(monkeypatch, *levels)
+    with pytest.raises(NoFastMath, match=f"{words}.*leave fast_math off"):
+        select_kernels(torch.device("cpu"), fast_math=True)
+
+
+def test_fast_math_chooses_the_kernels_itself() -> None:
+    with pytest.raises(NoFastMath, match="cpu_kernels=auto"):
+        select_kernels(torch.device("cpu"), "torch", fast_math=True)
+
+
+@pytest.mark.usefixtures("bare")
+def test_fast_math_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(NoFastMath, match=r"install g\+\+"):
         select_kernels(torch.device("cpu"), fast_math=True)
 
 

@@ -1,4 +1,4 @@
-"""What NF4 products with inputs rounded to 8 bits are, slowly: the reference of fast_math on a CPU."""
+"""Products with inputs rounded to 8 bits, slowly: the reference of fast_math on a CPU."""
 
 import math
 
@@ -36,8 +36,8 @@ def _rounded(x: Tensor, length: int) -> Tensor:
     """x [T, K], in groups of `length` along K, float64."""
     groups = x.float().reshape(len(x), -1, length)
     largest = groups.abs().amax(-1, keepdim=True)
-    # In float32, as in the kernels: many bf16 numbers lie halfway between two codes. (A number over a
-    # tensor would be the number times a reciprocal.)
+    # In float32, as in the kernels: many bf16 numbers lie halfway between two codes. (A number over
+    # a tensor would be the number times a reciprocal.)
     inverse = torch.full_like(largest, 127) / largest
     codes = torch.where(largest < 1e-30, 0.0, groups * inverse).round()
     return (codes.double() * (largest.double() / 127)).reshape(len(x), -1)

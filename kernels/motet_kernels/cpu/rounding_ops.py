@@ -30,7 +30,7 @@ class RoundingCpuOps(NativeCpuOps):
     """NativeCpuOps at a level of FAST_LEVELS.
 
     Along K, a row's inputs go by the groups of 64 weights that share a scale (fewer where K is no
-    multiple of 64); each becomes a whole multiple, up to 127, of the group's largest magnitude / 127.
+    multiple of 64); each becomes a whole multiple, up to 127, of 1/127 of the group's largest.
     NF4's table is rounded likewise, and with `pack_dense` so are unquantised weights. Sums of a
     group are then exact integers, and a row's bits still depend on that row alone. Float32 inputs,
     adapters, attention and everything else are as in NativeCpuOps.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from tests.support.serving import served
 from tests.support.tiny_models import SERVED, make_checkpoint
 
 CPU = torch.device("cpu")
+CPU_INFO = Path("/proc/cpuinfo").read_text()
 
 # Of each model's layers, those in one call; the others have parts of another form, or are of this
 # form by their parts and differ in what they compute (granite scales its residuals, and a layer of
@@ -51,7 +53,7 @@ def test_torch_s_kernels_serve_where_they_are_asked_for(tmp_path: Path) -> None:
         assert runtime.num_one_call_layers == 0
 
 
-@pytest.mark.skipif("amx_bf16" in Path("/proc/cpuinfo").read_text(), reason="it can here")
+@pytest.mark.skipif("amx_bf16" in CPU_INFO, reason="it can here")
 def test_kernels_that_cannot_run_here_are_refused(tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path / "checkpoint", "llama")
     with (
@@ -61,14 +63,32 @@ def test_kernels_that_cannot_run_here_are_refused(tmp_path: Path) -> None:
         pass
 
 
-def test_fast_math_is_refused_on_a_cpu(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "more", [{"dtype": "float32"}, {"dtype": "bfloat16", "cpu_kernels": "torch"}]
+)
+def test_fast_math_that_does_not_fit_is_refused_on_a_cpu(
+    tmp_path: Path, more: dict[str, Any]
+) -> None:
     checkpoint = make_checkpoint(tmp_path / "checkpoint", "llama")
     with (
         pytest.raises(InvalidSetting, match="leave fast_math off") as refused,
-        served(checkpoint, tmp_path / "data", fast_math=True),
+        served(checkpoint, tmp_path / "data", fast_math=True, **more),
     ):
         pass
     assert refused.value.param == "fast_math"
+
+
+@pytest.mark.skipif(
+    "avx512_vnni" not in CPU_INFO or "avx512_bf16" not in CPU_INFO, reason="not here"
+)
+def test_fast_math_rounds_the_layers_and_the_head(tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", "llama")
+    with served(checkpoint, tmp_path / "data", dtype="bfloat16") as exact:
+        expected = exact.probe_difference
+    with served(checkpoint, tmp_path / "data", dtype="bfloat16", fast_math=True) as runtime:
+        assert runtime.kernels.implementation == "cpu-native (avx512-vnni)"
+        assert runtime.num_one_call_layers > 0
+        assert expected < runtime.probe_difference < 0.15
 
 
 def test_something_between_two_layers_is_noticed(tmp_path: Path) -> None:
