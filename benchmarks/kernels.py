@@ -27,7 +27,7 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import torch
-from motet_kernels.cpu.native_library import LEVELS
+from motet_kernels.cpu.native_library import FAST_LEVELS, LEVELS
 from motet_kernels.cpu.native_ops import NativeCpuOps
 
 from benchmarks.products import tables
@@ -70,7 +70,7 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--level", choices=LEVELS, default=None)
+    parser.add_argument("--level", choices=(*LEVELS, *FAST_LEVELS), default=None)
     parser.add_argument("--models", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--rows", nargs="+", type=int, default=ROWS)
     parser.add_argument("--rounds", type=int, default=7)

@@ -81,7 +81,7 @@ def probe(model: ProbedModel, *, rounds_inputs: bool = False) -> float:
 def _paged_logits(model: ProbedModel, prompts: list[list[int]]) -> Tensor:
     """Prompts P x [T] -> [P, V]: side by side, in passes of `CHUNKS` tokens."""
     blocks = BlockPool(len(prompts) * sum(CHUNKS), model.layout.block_size)
-    sequences = [_sequence(index, prompt) for index, prompt in enumerate(prompts)]
+    sequences = [silent_sequence(index, prompt) for index, prompt in enumerate(prompts)]
     logits = torch.empty(0)
     for count in CHUNKS:
         rows = [Row(sequence, sequence.num_computed, count, slot=0) for sequence in sequences]
@@ -102,7 +102,8 @@ class _Silent:
         return ""
 
 
-def _sequence(index: int, prompt: list[int]) -> Sequence:
+def silent_sequence(index: int, prompt: list[int]) -> Sequence:
+    """A sequence on the base that nobody hears of."""
     request = Request(
         f"probe-{index}", tuple(prompt), SamplingParams(max_tokens=1), adapter=None, tenant="probe"
     )

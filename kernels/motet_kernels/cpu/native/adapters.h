@@ -12,11 +12,12 @@ namespace {
 
 constexpr int kTokenTile = 4;
 
-// u[i, j] = A[j] x[i] for `tokens` rows of x and kRankTile rows of A, of which `ranks` exist.
+// u[i, j] = A[j] x[i] for `tokens` rows of x and kRankTile rows of A, of which `ranks` exist. `next`:
+// the rows of A that are wanted after these, to be fetched.
 template <class M, int tokens>
 inline void shrink_tile(
-    const typename M::Input* x, const typename M::Stored* a, int64_t k, int ranks, int64_t rank,
-    float* u) {
+    const typename M::Input* x, const typename M::Stored* a, const typename M::Stored* next,
+    int64_t k, int ranks, int64_t rank, float* u) {
     const typename M::Stored* rows[kRankTile];
     for (int j = 0; j < kRankTile; j++) rows[j] = a + (j < ranks ? j : ranks - 1) * k;
     Floats totals[tokens][kRankTile];
@@ -29,8 +30,7 @@ inline void shrink_tile(
     };
     int64_t start = 0;
     for (; start + M::kReach <= k; start += M::kReach) {
-        for (int j = 0; j < kRankTile; j++)
-            __builtin_prefetch(rows[j] + kRankTile * k + start);  // the next tile's
+        for (int j = 0; j < kRankTile; j++) __builtin_prefetch(next + j * k + start);
         multiply(start, M::kReach);
     }
     if (start < k) multiply(start, int(k - start));
@@ -42,14 +42,14 @@ inline void shrink_tile(
 
 template <class M, int tokens>
 inline void shrink_tokens(
-    int64_t num_tokens, const typename M::Input* x, const typename M::Stored* a, int64_t k,
-    int ranks, int64_t rank, float* u) {
+    int64_t num_tokens, const typename M::Input* x, const typename M::Stored* a,
+    const typename M::Stored* next, int64_t k, int ranks, int64_t rank, float* u) {
     if constexpr (tokens > 0) {
         int64_t i = 0;
         for (; i + tokens <= num_tokens; i += tokens)
-            shrink_tile<M, tokens>(x + i * k, a, k, ranks, rank, u + i * rank);
+            shrink_tile<M, tokens>(x + i * k, a, next, k, ranks, rank, u + i * rank);
         shrink_tokens<M, tokens - 1>(
-            num_tokens - i, x + i * k, a, k, ranks, rank, u + i * rank);
+            num_tokens - i, x + i * k, a, next, k, ranks, rank, u + i * rank);
     }
 }
 

@@ -11,7 +11,6 @@
 
 namespace {
 
-constexpr int64_t kItemsAtOnce = 4;  // tiles of ranks that a thread takes
 constexpr int64_t kInnerAtOnce = 2;  // rows
 
 // Rows [from, to) of in_gain * x, and the others as they are.
@@ -33,20 +32,35 @@ void scale_rows(const LinearCall& call, T* scaled, int64_t from, int64_t to) {
     }
 }
 
+// A of the first (member, segment) with an adapter after this one, or null.
+template <class T>
+const T* inputs_after(const LinearCall& call, int64_t member, int64_t s) {
+    for (s++; member < call.group->num_members; member++, s = 0)
+        for (; s < call.num_segments; s++)
+            if (slot_of(call, member, s).rank)
+                return reinterpret_cast<const T*>(slot_of(call, member, s).a);
+    return nullptr;
+}
+
 // Items [from, to) of A x: tiles of ranks, counted over all members and segments.
 template <class M>
 void shrink(const LinearCall& call, const Shared<M>& shared, int64_t from, int64_t to) {
     const int64_t k = call.group->in_features;
+    int64_t left = to - from;
     walk(call, from, to, num_rank_tiles, [&](int64_t member, int64_t s, int64_t first, int64_t stop) {
         const SlotPointers& slot = slot_of(call, member, s);
         const Segment& segment = call.segments[s];
         const auto* a = reinterpret_cast<const typename M::Stored*>(slot.a);
         float* u = shared.u + shared.offsets[member * call.num_segments + s];
+        left -= stop - first;
+        const auto* following =
+            left > 0 ? inputs_after<typename M::Stored>(call, member, s) : nullptr;
         for (int64_t j = first * kRankTile; j < stop * kRankTile; j += kRankTile) {
+            const auto* next = j + kRankTile < stop * kRankTile ? a + (j + kRankTile) * k : following;
             const int ranks = slot.rank - j < kRankTile ? int(slot.rank - j) : kRankTile;
             shrink_tokens<M, kTokenTile>(
-                segment.stop - segment.start, shared.x + segment.start * k, a + j * k, k, ranks,
-                slot.rank, u + j);
+                segment.stop - segment.start, shared.x + segment.start * k, a + j * k,
+                next ? next : a + j * k, k, ranks, slot.rank, u + j);
         }
     });
 }
@@ -174,7 +188,7 @@ void compute(
         watch.lap(kStageLinears);
     }
     if (shared.num_items) {
-        member.share(shared.num_items, kItemsAtOnce, [&](int64_t from, int64_t to) {
+        member.share_out(shared.num_items, [&](int64_t from, int64_t to) {
             shrink<M>(call, shared, from, to);
         });
         member.meet();
