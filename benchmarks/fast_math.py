@@ -2,9 +2,9 @@
 
     .venv/bin/python benchmarks/fast_math.py [--base DIR] [--data-dir DIR]
 
-Passages of this project's own pages are read by the base three times: in float32, in bfloat16 and in
-bfloat16 with fast_math, as `motet serve` would compute them. Shown is how far each of the latter two
-is from float32 over all tokens after the first few: the Kullback-Leibler divergence of the next
+Passages of this project's own pages are read by the base three times: in float32, in bfloat16 and
+in bfloat16 with fast_math, as `motet serve` would compute them. Shown is how far each of the latter
+two is from float32 over all tokens after the first few: the Kullback-Leibler divergence of the next
 token's distribution (in nats), how often the likeliest token is the same one, and the root mean
 square error of the logits, each row's mean taken off, relative to their own.
 """
