@@ -1,12 +1,8 @@
-"""Carries events from the engine thread to the event loop."""
+"""Tells the event loop that the engine thread has something for it."""
 
 import asyncio
 from collections import deque
 from collections.abc import Callable
-
-from motet.engine.request import Event
-
-_Mail = tuple[Callable[[Event], None], Event]
 
 
 class Courier:
@@ -14,26 +10,25 @@ class Courier:
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._mail: deque[_Mail] = deque()
+        self._calls: deque[Callable[[], None]] = deque()
         self._called = False
 
     def open(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Deliver on `loop` from now on. Call before anything is posted."""
+        """Call on `loop` from now on. Before anything is posted."""
         self._loop = loop
 
-    def post(self, receive: Callable[[Event], None], event: Event) -> None:
-        """Have `receive(event)` called on the loop; events arrive in the order of posting.
+    def post(self, collect: Callable[[], None]) -> None:
+        """Have `collect()` called on the loop; calls are made in the order of posting.
 
         For the engine thread: never blocks.
         """
-        self._mail.append((receive, event))
-        # The flag falls before the mail is read, so whoever posts after that calls again.
+        self._calls.append(collect)
+        # The flag falls before the calls are read, so whoever posts after that calls again.
         if not self._called and self._loop is not None:
             self._called = True
-            self._loop.call_soon_threadsafe(self._deliver)
+            self._loop.call_soon_threadsafe(self._make_calls)
 
-    def _deliver(self) -> None:
+    def _make_calls(self) -> None:
         self._called = False
-        for _ in range(len(self._mail)):
-            receive, event = self._mail.popleft()
-            receive(event)
+        for _ in range(len(self._calls)):
+            self._calls.popleft()()

@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
+import time
+from collections import deque
 from collections.abc import Sequence
-from functools import partial
 
 from motet_adapters import Adapter
 
@@ -17,6 +18,7 @@ from motet.tenancy.usage import Amount
 MAX_PENDING_EVENTS = 256
 """Events per choice that may wait for a client that does not read its stream."""
 
+_COLLECTED_AT_ONCE = 24
 _SUBMITTED_AT_ONCE = 16
 _CLOSE_TIMEOUT_S = 5.0
 _BAD_ENDS = ("error", "cancelled")
@@ -47,7 +49,8 @@ class Generation:
         self._engine = service.engine
         self._store = service.store
         self._lifecycle = service.lifecycle
-        self._deliver = partial(service.courier.post, self._arrived)
+        self._courier = service.courier
+        self._mail: deque[tuple[Event, float]] = deque()  # and when each was delivered
         self._requests = requests
         self._index = {request.id: index for index, request in enumerate(requests)}
         self._watch = service.metrics.watch(endpoint)
@@ -62,7 +65,7 @@ class Generation:
     async def submit(self) -> None:
         """Hands every request to the engine. What the engine raises ends the whole."""
         for number, request in enumerate(self._requests):
-            self._engine.submit(request, self._deliver)
+            self._engine.submit(request, self._delivered)
             self._open.add(request.id)
             if number % _SUBMITTED_AT_ONCE == _SUBMITTED_AT_ONCE - 1:
                 await asyncio.sleep(0)  # let other clients' tokens through
@@ -126,7 +129,18 @@ class Generation:
         for request_id in self._open:
             self._engine.cancel(request_id)
 
-    def _arrived(self, event: Event) -> None:
+    def _delivered(self, event: Event) -> None:
+        """On the engine's thread. Nobody waits for a whole reply's single tokens, and in each step
+        the loop would take a core from the engine for them: they are collected by the dozen."""
+        self._mail.append((event, time.monotonic()))
+        if self._streamed or isinstance(event, Finished) or len(self._mail) >= _COLLECTED_AT_ONCE:
+            self._courier.post(self._collect)
+
+    def _collect(self) -> None:
+        while self._mail:
+            self._arrived(*self._mail.popleft())
+
+    def _arrived(self, event: Event, at: float) -> None:
         self._pending.append(event)
         if isinstance(event, Finished):
             self._open.discard(event.request_id)
@@ -137,11 +151,12 @@ class Generation:
             if not self._open or event.reason in _BAD_ENDS:
                 self._wake.set()
         else:
-            self._watch.token(event.request_id)
+            self._watch.token(event.request_id, at)
         if self._streamed:
             self._wake.set()
-        # While nobody reads, the reader is waiting for the client to take what it was sent.
-        if not self._reading and len(self._pending) > MAX_PENDING_EVENTS * self.num_choices:
+        # While nobody reads a stream, the reader waits for the client to take what it was sent.
+        unread = self._streamed and not self._reading
+        if unread and len(self._pending) > MAX_PENDING_EVENTS * self.num_choices:
             self.fail(ClientTooSlow("The client reads slower than the model writes."))
 
     def _by_choice(self, events: Sequence[Event]) -> list[Piece]:

@@ -99,14 +99,14 @@ class Watch:
         self._started = time.monotonic()
         self._last: dict[str, float] = {}
 
-    def token(self, request_id: str) -> None:
-        now = time.monotonic()
+    def token(self, request_id: str, at: float) -> None:
+        """at: when it came out of the engine, in monotonic seconds."""
         last = self._last.get(request_id)
         if last is None:
-            self._first_token.observe(now - self._started)
+            self._first_token.observe(at - self._started)
         else:
-            self._gap.observe(now - last)
-        self._last[request_id] = now
+            self._gap.observe(at - last)
+        self._last[request_id] = at
 
     def finished(self, reason: str) -> None:
         self._count_end(reason)

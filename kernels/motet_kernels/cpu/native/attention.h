@@ -91,6 +91,8 @@ void attend(
     const auto& values = unit.values;
     const int64_t token = unit.token, count = unit.count;
     const int64_t stride = Workspace::round_up(count);
+    const int64_t steps = (count + 15) / 16 * num_heads;
+    int64_t step = 0;
     auto* inputs = reinterpret_cast<typename M::Input*>(work.inputs);
     float totals[kQueryTile];
     for (int h = 0; h < num_heads; h++) {
@@ -103,8 +105,10 @@ void attend(
             if (h == 0) {
                 const int64_t ahead = i + kFetchedKeys, left = count - ahead;
                 if (left > 0) fetch(keys, ahead, ahead + (left < 16 ? left : 16), call.key_size);
-                fetch(values, i, i + here, call.value_size);
             }
+            // the values come while the scores of all heads are made, lest the memory idle in between
+            fetch(values, count * step / steps, count * (step + 1) / steps, call.value_size);
+            step++;
             const Floats products = key_scores<M>(inputs, keys, i, here, call.key_size);
             const Floats scaled_products = mul(products, splat(call.scale));
             store(scores + i, call.softcap > 0 ? capped(scaled_products, call.softcap)
