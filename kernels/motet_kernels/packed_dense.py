@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
@@ -17,6 +17,12 @@ class PackedDense:
 
     in_features: int
     out_features: int
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of what was prepared."""
+        values = (getattr(self, item.name) for item in fields(self))
+        return sum(value.nbytes for value in values if isinstance(value, Tensor))
 
 
 @runtime_checkable

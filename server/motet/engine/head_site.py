@@ -33,6 +33,10 @@ class _PackedHead:
         packed = ops.pack_dense(linear.weight.detach(), linear.bias)
         return None if packed is None else cls(ops, packed)
 
+    @property
+    def num_bytes(self) -> int:
+        return self._packed.num_bytes
+
     def __call__(self, x: Tensor) -> Tensor:
         """x [1, T, K] -> [1, T, V]."""
         return self._ops.packed_dense_linear(x[0], self._packed)[None]
@@ -53,6 +57,11 @@ class AdaptedHead(DenseLinear):
         self._table = SlotTable(num_slots, in_features, out_features, linear.weight.device)
         self._own: dict[int, _HeadRows] = {}
         self._routing = routing
+
+    @property
+    def packed_bytes(self) -> int:
+        """Memory of the base's head in its implementation's own form, beside the weight itself."""
+        return 0 if self._packed is None else self._packed.num_bytes
 
     def put(self, slot: int, parts: SiteParts) -> None:
         self.clear(slot)

@@ -18,6 +18,7 @@ from motet.engine.bare_products import hand_over_products
 from motet.engine.base import QuantizedBase
 from motet.engine.batch import Batch, BatchLayout
 from motet.engine.cuda_graph import CudaCapture
+from motet.engine.head_site import AdaptedHead
 from motet.engine.kv_edits import KvEdit
 from motet.engine.layer_form import find_candidates
 from motet.engine.layers import adopt, put_on_trial
@@ -107,7 +108,12 @@ class PagedModel:
     def weight_bytes(self) -> int:
         """Memory of the base's weights as this device holds them."""
         dense: dict[int, int] = {p.data_ptr(): p.nbytes for p in self._model.parameters()}
-        return sum(dense.values()) + sum(group.num_bytes for group in self._groups.values())
+        heads = (part for part in self._model.modules() if isinstance(part, AdaptedHead))
+        return (
+            sum(dense.values())
+            + sum(group.num_bytes for group in self._groups.values())
+            + sum(head.packed_bytes for head in heads)
+        )
 
     def bind(self, slot: Slot) -> None:
         """Put a loaded adapter's tensors in their places, and the base's where it has none."""

@@ -85,11 +85,12 @@ def test_fast_math_that_does_not_fit_is_refused_on_a_cpu(
 def test_fast_math_rounds_the_layers_and_the_head(tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path / "checkpoint", "llama")
     with served(checkpoint, tmp_path / "data", dtype="bfloat16") as exact:
-        expected = exact.probe_difference
+        expected, exact_bytes = exact.probe_difference, exact.weight_bytes
     with served(checkpoint, tmp_path / "data", dtype="bfloat16", fast_math=True) as runtime:
         assert runtime.kernels.implementation == "cpu-native (avx512-vnni)"
         assert runtime.num_one_call_layers > 0
         assert expected < runtime.probe_difference < 0.15
+        assert runtime.weight_bytes > exact_bytes  # the rounded head lies beside the other one
 
 
 def test_something_between_two_layers_is_noticed(tmp_path: Path) -> None:

@@ -3,11 +3,9 @@
 
 #include <cstdint>
 
-#include "repeat.h"
-
 namespace {
 
-// The inputs as they are. `make` has nothing to do.
+// The inputs as they are: nothing has to be made of them.
 template <class Input>
 struct PlainOperands {
     static constexpr bool kMade = false;
