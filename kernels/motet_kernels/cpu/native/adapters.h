@@ -30,7 +30,7 @@ inline void shrink_tile(
     };
     int64_t start = 0;
     for (; start + M::kReach <= k; start += M::kReach) {
-        for (int j = 0; j < kRankTile; j++) __builtin_prefetch(next + j * k + start);
+        for (int j = 0; j < kRankTile; j++) __builtin_prefetch(next + j * k + start, 0, 2);
         multiply(start, M::kReach);
     }
     if (start < k) multiply(start, int(k - start));

@@ -18,7 +18,7 @@ class Fetcher {
     void fetch_some() {
         int64_t count = each_ < left_ ? each_ : left_;
         left_ -= count;
-        for (; count > 0; count--) __builtin_prefetch(*rows_++ + offset_);
+        for (; count > 0; count--) __builtin_prefetch(*rows_++ + offset_, 0, 2);
     }
 
    private:
