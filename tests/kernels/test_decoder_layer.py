@@ -42,6 +42,13 @@ ROWS = (
     LayerRow(5, 9, 0, seed=5),
     LayerRow(3, 1, 2, seed=6),
 )
+# prompts longer than a thread's part of them, and a token that costs more than most others together
+MANY_ROWS = (
+    LayerRow(2, 37, 3, seed=1),
+    *(LayerRow(slot, 1, 5 * slot, seed=slot) for slot in (0, 0, 3, 5, 5)),
+    LayerRow(5, 26, 0, seed=7),
+    LayerRow(6, 1, 1500, seed=8),
+)
 ADAPTED = {"head_norms": True, "adapted_norms": True, "adapted_output": True}
 VARIANTS = (
     {},
@@ -179,6 +186,24 @@ def test_the_number_of_threads_changes_nothing(native: Ops, variant: dict[str, o
         results.append(case.run(native, ROWS))
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.usefixtures("_threads")
+@pytest.mark.parametrize("variant", VARIANTS[1:4])
+def test_threads_with_tokens_of_their_own_change_nothing(
+    native: Ops, variant: dict[str, object]
+) -> None:
+    """With so many tokens each thread takes some of its own, and some rows lie in two parts."""
+    case = LayerCase.make(BF16, **variant)  # type: ignore[arg-type]
+    torch.set_num_threads(1)
+    alone = case.run(native, MANY_ROWS)
+    assert torch.equal(case.run(native, MANY_ROWS[:1])[0], alone[0])
+    for num_threads in (2, 3, 4):
+        torch.set_num_threads(num_threads)
+        for token_rows in (False, True):
+            with poisoned_memory():
+                shared = case.run(native, MANY_ROWS, token_rows=token_rows)
+            assert all(torch.equal(a, b) for a, b in zip(alone, shared, strict=True))
 
 
 @pytest.mark.parametrize("variant", VARIANTS[:3])

@@ -147,10 +147,13 @@ class LayerCase:
         shape = (2, BLOCK_SIZE, self.sizes.num_kv_heads, self.sizes.head_size)
         return ops.fuse([self.layer(ops, *torch.zeros(2, *shape, dtype=self.dtype))])
 
-    def run(self, ops: Ops, rows: Sequence[LayerRow]) -> list[Tensor]:
+    def run(
+        self, ops: Ops, rows: Sequence[LayerRow], *, token_rows: bool = False
+    ) -> list[Tensor]:
         """The output of each row [num_tokens, H] after the layer, twice with caches of its own.
 
-        A cache is NaN wherever no row may look.
+        A cache is NaN wherever no row may look. token_rows: every token is a row of its own to
+        attention, as tokens are that were generated and have to be computed again.
         """
         assert isinstance(ops, LayerOps)
         k_cache, v_cache, tables = self._caches(rows)
@@ -164,7 +167,13 @@ class LayerCase:
         slots: list[int] = []
         for row, blocks in zip(rows, tables, strict=True):
             kv_len = row.past + row.num_tokens
-            layout.append(AttentionRow(len(slots), row.num_tokens, kv_len, blocks))
+            if token_rows:
+                layout += [
+                    AttentionRow(len(slots) + i, 1, row.past + i + 1, blocks)
+                    for i in range(row.num_tokens)
+                ]
+            else:
+                layout.append(AttentionRow(len(slots), row.num_tokens, kv_len, blocks))
             slots += [
                 blocks[p // BLOCK_SIZE] * BLOCK_SIZE + p % BLOCK_SIZE
                 for p in range(row.past, kv_len)

@@ -5,6 +5,7 @@
 // rows: tiles of rows and ranks only share loads.
 #pragma once
 
+#include "fetcher.h"
 #include "linear_call.h"
 #include "repeat.h"
 
@@ -30,7 +31,7 @@ inline void shrink_tile(
     };
     int64_t start = 0;
     for (; start + M::kReach <= k; start += M::kReach) {
-        for (int j = 0; j < kRankTile; j++) __builtin_prefetch(next + j * k + start, 0, 2);
+        for (int j = 0; j < kRankTile; j++) fetch_line(next + j * k + start);
         multiply(start, M::kReach);
     }
     if (start < k) multiply(start, int(k - start));

@@ -15,6 +15,7 @@ struct Bf16Arithmetic {
     using Spread = __m512bh;           // a pair of inputs in every lane
     static constexpr int kDepth = 2;   // k that one Weight covers, for each of 16 columns
     static constexpr int kReach = 32;  // elements that one step of a plain dot product covers
+    static constexpr int64_t kTokensApart = 8;  // see decoder_layers.h
 
     // The table in bf16, twice: the index of a half word takes one bit of the next code with it.
     static __m512i table() {

@@ -17,6 +17,7 @@ struct FloatArithmetic {
     using Spread = Floats;                 // an input in every lane
     static constexpr int kDepth = 1;       // k that one Weight covers, for each of 16 columns
     static constexpr int kReach = 16;      // elements that one step of a plain dot product covers
+    static constexpr int64_t kTokensApart = 8;  // see decoder_layers.h
 
     template <int step, int half>
     static Weight weight(const uint8_t* line) {

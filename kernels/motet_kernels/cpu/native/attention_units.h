@@ -5,6 +5,7 @@
 // wants the memory, so that is when the next unit's first keys come.
 #pragma once
 
+#include "fetcher.h"
 #include "scratch.h"
 #include "team.h"
 
@@ -70,7 +71,7 @@ inline void fetch(const Pages<T>& pages, int64_t from, int64_t to, int64_t size)
     const int64_t bytes = size * int64_t(sizeof(T));
     for (int64_t i = from; i < to; i++)
         for (int64_t offset = 0; offset < bytes; offset += 64)
-            __builtin_prefetch(reinterpret_cast<const char*>(pages.at(i)) + offset, 0, 2);
+            fetch_line(reinterpret_cast<const char*>(pages.at(i)) + offset);
 }
 
 // The first keys of the unit after this one, a key at a time, so that the memory is not idle while

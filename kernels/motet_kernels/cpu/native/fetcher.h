@@ -5,6 +5,10 @@
 
 namespace {
 
+// A line that is wanted soon, into the second cache: it waits for more lines at a time than the first,
+// so that more of them come at once.
+inline void fetch_line(const void* address) { __builtin_prefetch(address, 0, 2); }
+
 // The line at `offset` bytes of each of `num_rows` rows, in `turns` turns. Rows of adapters are too
 // short and far apart for the hardware to foresee them; while a product multiplies, the memory has
 // time for them.
@@ -18,7 +22,7 @@ class Fetcher {
     void fetch_some() {
         int64_t count = each_ < left_ ? each_ : left_;
         left_ -= count;
-        for (; count > 0; count--) __builtin_prefetch(*rows_++ + offset_, 0, 2);
+        for (; count > 0; count--) fetch_line(*rows_++ + offset_);
     }
 
    private:
@@ -36,7 +40,7 @@ class StreamFetcher {
 
     void fetch_some() {
         const char* stop = end_ - next_ < each_ ? end_ : next_ + each_;
-        for (; next_ < stop; next_ += 64) __builtin_prefetch(next_);
+        for (; next_ < stop; next_ += 64) fetch_line(next_);
     }
 
    private:

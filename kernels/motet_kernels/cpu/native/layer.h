@@ -1,4 +1,4 @@
-// Decoder layers by one team of threads: nothing but barriers between their steps.
+// A decoder layer by one team of threads: nothing but barriers between its steps.
 //
 // Every step is the row's own work or one of the products and sums whose order is the row's own, so
 // a row's bits do not depend on its company here either. Each step's result is rounded to T, as it
@@ -53,8 +53,10 @@ class LayerRun {
         return prepare(attention_, attention_work_);
     }
 
-    // One thread's share, for every thread of a team that has just met.
-    void run(const Member& member, Stopwatch& watch) {
+    // One thread's share, for every thread of a team that has just met. `keys_are_there` waits for keys
+    // that others have to store before this team's tokens look at them.
+    template <class Wait>
+    void run(const Member& member, Stopwatch& watch, const Wait& keys_are_there) {
         const auto done = [&](Stage stage) {
             member.meet();
             watch.lap(stage);
@@ -66,6 +68,7 @@ class LayerRun {
         done(kStageLinears);
         for (int64_t t = from; t < to; t++) rotate_and_store(t);
         done(kStageRotary);
+        keys_are_there();
         compute<M>(attention_, attention_work_, member);
         done(kStageAttention);
         compute(linears_[1], shared_[1], member, watch);
@@ -171,41 +174,5 @@ class LayerRun {
     AttentionCall attention_;
     AttentionWork attention_work_;
 };
-
-// The slot of each token, 0 for base rows. Null if there is no memory.
-inline const int64_t* slots_of_tokens(const LayerStep& step) {
-    auto* slots = scratch_array<int64_t>(kScratchTokenSlots, step.num_tokens);
-    if (!slots) return nullptr;
-    memset(slots, 0, step.num_tokens * sizeof *slots);
-    for (int64_t s = 0; s < step.num_segments; s++)
-        for (int64_t t = step.segments[s].start; t < step.segments[s].stop; t++)
-            slots[t] = step.segments[s].slot;
-    return slots;
-}
-
-// The layers of a call, one after the other, in one region: y of each is x of the next.
-// 0; 1 if there is no memory; 2 if a slot lies outside the cache. Then nothing useful is in y.
-template <class M>
-int decoder_layers(const LayersCall& call) {
-    const LayerStep& step = *call.step;
-    for (int64_t t = 0; t < step.num_tokens; t++)
-        if (step.slots[t] < 0 || step.slots[t] >= step.num_places) return 2;
-    const int64_t* token_slots = slots_of_tokens(step);
-    if (!token_slots) return 1;
-    bool prepared = true;
-    LayerRun<M> run(call, token_slots);
-    with_team(step.num_threads, [&](const Member& member) {
-        const typename M::Session session;
-        Stopwatch watch(member.thread ? nullptr : call.seconds);
-        for (int64_t i = 0; i < call.num_layers; i++) {
-            if (member.thread == 0) prepared = run.prepare_layer(i);
-            member.meet();
-            if (!prepared) return;
-            watch.lap(kStageLinears);  // most of the preparation is listing the adapters' rows
-            run.run(member, watch);
-        }
-    });
-    return prepared ? 0 : 1;
-}
 
 }  // namespace

@@ -1,9 +1,9 @@
 // The functions of a level, by the arithmetics it uses for bf16 and for float32.
 #pragma once
 
+#include "decoder_layers.h"
 #include "dense.h"
 #include "largest.h"
-#include "layer.h"
 
 #define MOTET_EXPORT extern "C" __attribute__((visibility("default")))
 

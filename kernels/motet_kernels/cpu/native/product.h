@@ -13,7 +13,7 @@
 namespace {
 
 constexpr int kTileRows = 64;  // rows per tile: the tile, a panel and the inputs stay in the cache
-constexpr int kFetchedAhead = 2;  // records
+constexpr int kFetchedAhead = 4;  // records
 constexpr int kDirectRows = kRows;  // up to this many, decoding on the fly is cheaper
 
 template <class M>
@@ -76,11 +76,12 @@ inline void fetch_input(const Input* x) {
     for (int offset = 0; offset < bytes; offset += 64) __builtin_prefetch(line + offset);
 }
 
-// A part of the record after the next, likewise: all of it at once would keep others from the memory.
+// A part of the record kFetchedAhead further, likewise: all of it at once would keep others from the
+// memory.
 inline void fetch_record(const uint8_t* packed, int64_t size, int part, int parts) {
     const int64_t lines = size / 64, stop = lines * (part + 1) / parts;
     for (int64_t line = lines * part / parts; line < stop; line++)
-        __builtin_prefetch(packed + line * 64);
+        fetch_line(packed + line * 64);
 }
 
 template <class M, int step, int num_rows, class Weights>

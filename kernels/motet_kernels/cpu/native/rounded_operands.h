@@ -9,6 +9,7 @@
 #include "abi.h"
 #include "operands.h"
 #include "partial.h"
+#include "repeat.h"
 #include "rounding.h"
 #include "scratch.h"
 
@@ -49,28 +50,42 @@ struct RoundedOperands {
     }
 
    private:
+    static constexpr int kMostParts = 4;  // registers, of a group of 64
+
     void round_group(const Bf16* x) const {
-        constexpr int kMostParts = 4;  // registers, of a group of 64
         Floats parts[kMostParts];
         __m512i most = _mm512_setzero_si512();  // as bits, which compare like what they stand for
-        for (int i = 0; i * 16 < scale_len; i++) {
-            parts[i] = load_up_to(x + i * 16, scale_len - i * 16);
+        repeat<kMostParts>([&](auto i) {
+            const int64_t left = scale_len - i * 16;
+            parts[i] = left >= 16 ? load(x + i * 16) : left > 0 ? load(x + i * 16, int(left)) : splat(0.0f);
             const __m512i bits = _mm512_castps_si512(_mm512_abs_ps(parts[i]));
             most = _mm512_max_epi32(most, bits);
-        }
+        });
         const int32_t bits = _mm512_reduce_max_epi32(most);
         float largest;
         memcpy(&largest, &bits, sizeof largest);
         if (!(largest >= kLeastOfGroup && largest <= kMostOfGroup)) return fill(largest);
         *factors = largest * (1.0f / (kMostOfCode * kTableFactor));
         const Floats inverse = splat(kMostOfCode / largest);
-        __m512i total = _mm512_setzero_si512();
-        for (int i = 0; i * 16 < scale_len; i++) {
-            const __m512i whole = _mm512_cvtps_epi32(mul(parts[i], inverse));
-            total = _mm512_add_epi32(total, whole);
-            write(i * 16, _mm512_cvtepi32_epi8(whole));
-        }
+        __m512i whole[kMostParts];
+        repeat<kMostParts>([&](auto i) { whole[i] = _mm512_cvtps_epi32(mul(parts[i], inverse)); });
+        const __m512i code = packed(whole);
+        const __m512i total = _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(1), code);
         *offsets = -kTableOffset * _mm512_reduce_add_epi32(total);
+        _mm512_mask_storeu_epi8(codes, ~0ull >> (64 - scale_len), code);
+    }
+
+    // 64 whole numbers as bytes, in the order of a line's codes.
+    static __m512i packed(const __m512i (&whole)[kMostParts]) {
+        const __m512i low = _mm512_packs_epi32(whole[0], whole[1]);
+        const __m512i high = _mm512_packs_epi32(whole[2], whole[3]);
+        // every fourth word of the four are neighbours now
+        const __m512i by_lane = _mm512_packs_epi16(low, high);
+        const __m512i places = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+        const __m512i in_order = _mm512_permutexvar_epi32(places, by_lane);
+        const __m128i order =
+            _mm_setr_epi8(0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15);
+        return _mm512_shuffle_epi8(in_order, _mm512_broadcast_i32x4(order));
     }
 
     // A group of zeros; of infinity or NaN, whose sums are then NaN.
@@ -78,14 +93,6 @@ struct RoundedOperands {
         memset(codes, 0, scale_len);
         *factors = largest < kLeastOfGroup ? 0.0f : largest - largest;
         *offsets = 0;
-    }
-
-    void write(int64_t k, __m128i whole) const {
-        const __m128i order =
-            _mm_setr_epi8(0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15);
-        const __m128i ordered = _mm_shuffle_epi8(whole, order);
-        const int64_t left = scale_len - k;
-        memcpy(codes + k, &ordered, left < 16 ? left : 16);
     }
 };
 

@@ -16,6 +16,8 @@ enum ScratchUse {
     kScratchQueries,
     kScratchScores,
     kScratchActivations,
+    kScratchSegments,
+    kScratchAttentionRows,
     kScratchUses
 };
 

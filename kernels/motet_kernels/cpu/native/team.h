@@ -44,11 +44,12 @@ class Team {
     int64_t draw(int64_t count) { return drawn_.fetch_add(count, std::memory_order_relaxed); }
 
     // The first of `count` pieces, out of `size`: half of what would be each thread's part of the
-    // rest, so that they get smaller to the end and nobody has long to wait for the last.
+    // rest, so that they get smaller to the end and nobody has long to wait for the last. All of them
+    // for a thread alone.
     int64_t draw_share(int64_t size, int num_threads, int64_t& count) {
         int64_t from = drawn_.load(std::memory_order_relaxed);
         do {
-            const int64_t part = (size - from) / (2 * num_threads);
+            const int64_t part = num_threads > 1 ? (size - from) / (2 * num_threads) : size - from;
             count = part > 1 ? part : 1;
         } while (from < size &&
                  !drawn_.compare_exchange_weak(from, from + count, std::memory_order_relaxed));
