@@ -147,9 +147,7 @@ class LayerCase:
         shape = (2, BLOCK_SIZE, self.sizes.num_kv_heads, self.sizes.head_size)
         return ops.fuse([self.layer(ops, *torch.zeros(2, *shape, dtype=self.dtype))])
 
-    def run(
-        self, ops: Ops, rows: Sequence[LayerRow], *, token_rows: bool = False
-    ) -> list[Tensor]:
+    def run(self, ops: Ops, rows: Sequence[LayerRow], *, token_rows: bool = False) -> list[Tensor]:
         """The output of each row [num_tokens, H] after the layer, twice with caches of its own.
 
         A cache is NaN wherever no row may look. token_rows: every token is a row of its own to

@@ -9,7 +9,7 @@ loses nothing but speed.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -90,7 +90,7 @@ class StackedLayer(nn.Module):
     def __init__(self, original: nn.Module, stack: LayerStack, *, is_first: bool) -> None:
         super().__init__()
         self.original = original
-        self._stack = stack
+        self.stack = stack
         self._is_first = is_first
 
     def forward(self, hidden_states: Tensor, *arguments: Any, **keywords: Any) -> Tensor:
@@ -100,8 +100,8 @@ class StackedLayer(nn.Module):
             result: Tensor = self.original(hidden_states, *arguments, **keywords)
             return result
         if not self._is_first:
-            return self._stack.computed(hidden_states)
-        return self._stack.compute(hidden_states, step.layer_step(*keywords["position_embeddings"]))
+            return self.stack.computed(hidden_states)
+        return self.stack.compute(hidden_states, step.layer_step(*keywords["position_embeddings"]))
 
 
 def put_on_trial(
@@ -144,3 +144,9 @@ def adopt(model: nn.Module, trials: Sequence[LayerOnTrial], ops: LayerOps) -> in
             layer = StackedLayer(trial.candidate.original, shared, is_first=trial is stack[0])
             model.set_submodule(trial.candidate.path, layer)
     return sum(len(stack) for stack in stacks)
+
+
+def the_one_stack(layers: Iterable[nn.Module]) -> LayerStack | None:
+    """The stack that all these layers are in; None if some are in another, or in none."""
+    stacks = {layer.stack if isinstance(layer, StackedLayer) else None for layer in layers}
+    return stacks.pop() if len(stacks) == 1 else None

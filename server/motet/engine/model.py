@@ -18,6 +18,7 @@ from motet.engine.bare_products import hand_over_products
 from motet.engine.base import QuantizedBase
 from motet.engine.batch import Batch, BatchLayout
 from motet.engine.cuda_graph import CudaCapture
+from motet.engine.direct_forward import DirectForward, ForwardTrial
 from motet.engine.head_site import AdaptedHead
 from motet.engine.kv_edits import KvEdit
 from motet.engine.layer_form import find_candidates
@@ -103,6 +104,8 @@ class PagedModel:
         self._candidates = find_candidates(
             self._model, self._groups, found.layers, self._caches, self._sites
         )
+        self._forward_trial: ForwardTrial | None = None
+        self._direct: DirectForward | None = None  # see direct_forward.py; None: the model's own
 
     @property
     def weight_bytes(self) -> int:
@@ -152,6 +155,9 @@ class PagedModel:
     def _logits(self, batch: Batch) -> Tensor:
         """Logits [len(batch.logit_index), V]."""
         step = PagedStep(self.ops, self._caches, batch.kv_slots, batch.attention, batch.routing)
+        arguments = (batch.input_ids, batch.positions, batch.logit_index)
+        if self._direct is not None:
+            return self._direct.logits(*arguments, step)
         output = self._model(
             input_ids=batch.input_ids,
             position_ids=batch.positions,
@@ -160,6 +166,8 @@ class PagedModel:
             step=step,
         )
         logits: Tensor = output.logits[0]
+        if self._forward_trial is not None:
+            self._forward_trial.compare(logits, *arguments, step)
         return logits
 
     @contextmanager
@@ -171,6 +179,21 @@ class PagedModel:
         trials = put_on_trial(self._model, self._candidates, self.ops)
         yield
         self.num_one_call_layers = adopt(self._model, trials, self.ops)
+
+    @contextmanager
+    def forward_on_trial(self) -> Iterator[None]:
+        """Paged forwards in this context decide whether the model's parts are called directly
+        after it; only where all layers run in one call can they be."""
+        direct = DirectForward.of(self._model, self.max_positions)
+        if direct is None:
+            yield
+            return
+        self._forward_trial = ForwardTrial(direct)
+        try:
+            yield
+            self._direct = self._forward_trial.passed()
+        finally:
+            self._forward_trial = None
 
     @torch.inference_mode()
     def plain_logits(self, ids: list[int]) -> Tensor:

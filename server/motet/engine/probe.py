@@ -3,7 +3,8 @@
 The same tokens go through the model twice: once plainly, with transformers' own eager attention
 over the whole prompt, and once paged, in chunks and single tokens, two sequences in one batch.
 The logits must agree, or the model is refused. Before that, the layers that may run in one call are
-tried (layers.py), so that what is probed is what will serve.
+tried (layers.py), and then calling what is around them directly (direct_forward.py), so that what
+is probed is what will serve.
 """
 
 from __future__ import annotations
@@ -54,6 +55,10 @@ class ProbedModel(Protocol):
         """Paged forwards within decide which layers run in one call from then on."""
         ...
 
+    def forward_on_trial(self) -> AbstractContextManager[None]:
+        """Paged forwards within decide whether the parts around the layers are called directly."""
+        ...
+
 
 def probe(model: ProbedModel, *, rounds_inputs: bool = False) -> float:
     """The largest relative difference seen. Raises UnsupportedModel if it is too large.
@@ -65,6 +70,8 @@ def probe(model: ProbedModel, *, rounds_inputs: bool = False) -> float:
     draw = torch.randint(0, model.vocab_size, (2, sum(CHUNKS)), generator=generator)
     prompts: list[list[int]] = draw.tolist()
     with model.layers_on_trial():
+        _paged_logits(model, prompts)
+    with model.forward_on_trial():
         _paged_logits(model, prompts)
     plain = torch.stack([model.plain_logits(prompt) for prompt in prompts]).float()
     paged = _paged_logits(model, prompts).float()

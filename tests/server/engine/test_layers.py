@@ -104,4 +104,4 @@ def test_something_between_two_layers_is_noticed(tmp_path: Path) -> None:
         if not stacked:
             pytest.skip("torch's kernels serve here")
         with pytest.raises(RuntimeError, match="came between"):
-            stacked[1]._stack.computed(torch.zeros(1, 1, 64))
+            stacked[1].stack.computed(torch.zeros(1, 1, 64))
