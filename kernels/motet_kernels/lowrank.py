@@ -95,6 +95,7 @@ class SlotTable:
         self.device = device
         self._lowranks: list[LowRank | None] = [None] * num_slots
         self._in_gains: set[int] = set()
+        self.num_changes = 0  # while it stays the same, so do all slots
         self._pointers: tuple[torch.dtype, Tensor] | None = None
 
     def put(self, slot: int, lowrank: LowRank) -> None:
@@ -108,14 +109,14 @@ class SlotTable:
         self._in_gains.discard(slot)
         if lowrank.in_gain is not None:
             self._in_gains.add(slot)
-        self._pointers = None
+        self._changed()
 
     def clear(self, slot: int) -> None:
         """Make `slot` leave this linear alone. Clearing an empty slot is fine."""
         self._check_slot(slot)
         self._lowranks[slot] = None
         self._in_gains.discard(slot)
-        self._pointers = None
+        self._changed()
 
     def __getitem__(self, slot: int) -> LowRank | None:
         """The slot's adapter; None: it does not touch this linear (always so for slot 0)."""
@@ -146,6 +147,10 @@ class SlotTable:
             table = torch.tensor(rows, dtype=torch.int64)
             self._pointers = (dtype, copied_to(self.device, table))
         return self._pointers[1]
+
+    def _changed(self) -> None:
+        self.num_changes += 1
+        self._pointers = None
 
     def _check_slot(self, slot: int) -> None:
         if slot == 0:

@@ -23,6 +23,7 @@ class NormTable:
         self.device = device
         self._weights: list[Tensor | None] = [None] * num_slots
         self._count = 0
+        self.num_changes = 0  # while it stays the same, so do all slots
         self._pointers: tuple[torch.dtype, Tensor] | None = None
 
     def put(self, slot: int, weight: Tensor) -> None:
@@ -81,6 +82,7 @@ class NormTable:
     def _set(self, slot: int, weight: Tensor | None) -> None:
         self._count += (weight is not None) - (self._weights[slot] is not None)
         self._weights[slot] = weight
+        self.num_changes += 1
         self._pointers = None
 
     def _check_slot(self, slot: int) -> None:

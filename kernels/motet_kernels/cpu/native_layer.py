@@ -32,7 +32,7 @@ class TableAddresses:
         """None leaves an address of zero."""
         self._tables = [(i, table) for i, table in enumerate(tables) if table is not None]
         self._addresses = (ctypes.c_void_p * len(tables))()
-        self._written: list[Tensor | None] = [None] * len(tables)
+        self._written_changes = -1
         self.num_slots = min(table.num_slots for _, table in self._tables)
 
     def of(self, index: int) -> int:
@@ -41,11 +41,13 @@ class TableAddresses:
 
     def write(self, dtype: torch.dtype) -> None:
         """Bring the addresses up to date."""
+        changes = sum(table.num_changes for _, table in self._tables)
+        if changes == self._written_changes:  # as in most steps
+            return
         for index, table in self._tables:
-            pointers = table.pointers(dtype)
-            if pointers is not self._written[index]:  # in most steps nothing has changed
-                self._addresses[index] = pointers.data_ptr()
-                self._written[index] = pointers
+            # kept by the table until its next change
+            self._addresses[index] = table.pointers(dtype).data_ptr()
+        self._written_changes = changes
 
 
 @dataclass(frozen=True)
