@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from motet.engine.huge_pages import prefer_huge_pages
 from motet.engine.kv_edits import CopyBlock, KvEdit
 from motet.engine.survey import LayerShape
 from motet.engine.virtual_tokens import stored_keys
@@ -34,11 +35,15 @@ def allocate(
     """Per layer: keys [P, block_size, Hkv, D] and values [P, block_size, Hkv, Dv].
 
     P is `num_blocks` + 1: block 0 takes what padding rows write. Nothing is filled in: no position
-    is read before it was stored, and memory that is never used is never touched.
+    is read before it was stored, and memory that is never used is never touched, but for the rest
+    of a large page (`huge_pages.py`).
     """
 
     def positions(heads: int, dim: int) -> Tensor:
-        return torch.empty(num_blocks + 1, block_size, heads, dim, dtype=dtype, device=device)
+        cache = torch.empty(num_blocks + 1, block_size, heads, dim, dtype=dtype, device=device)
+        if device.type == "cpu":
+            prefer_huge_pages(cache)
+        return cache
 
     return {
         index: (
