@@ -10,7 +10,6 @@
 namespace {
 
 constexpr int kOutputs = 16;
-constexpr int64_t kBlocksAtOnce = 16;  // of outputs, that a thread takes
 
 // Lane i * columns + j: x[i] . weights[j], for `tokens` rows of x.
 template <class M, int tokens>
@@ -101,7 +100,8 @@ int dense_linear(const DenseCall& call) {
             widen(static_cast<const Bf16*>(call.x), wide, size, member);
             member.meet();
         }
-        member.share(num_blocks, kBlocksAtOnce, [&](int64_t from, int64_t to) {
+        // the weights of neighbouring blocks are one stream
+        member.share_out(num_blocks, [&](int64_t from, int64_t to) {
             dense_blocks<M>(call, x, from, to);
         });
     });

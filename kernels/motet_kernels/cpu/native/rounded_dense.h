@@ -6,8 +6,6 @@
 
 namespace {
 
-constexpr int64_t kRoundedBlocksAtOnce = 4;  // that a thread takes
-
 // Weights that are codes already.
 struct Codes {
     const uint8_t* lines;
@@ -36,6 +34,14 @@ inline void rounded_block(
     }
 }
 
+// A row of a block to memory, past the caches where it fills a line of them: rows of results lie far
+// apart, and to bring in their lines only to overwrite them would hold up the products.
+inline void store_past_caches(Bf16* to, const Pair& row, int width) {
+    if (width != kBlockWidth || reinterpret_cast<uintptr_t>(to) % 64) return store_block(to, row, width);
+    const __m512bh line = _mm512_cvtne2ps_pbh(row.second, row.first);
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(to), reinterpret_cast<__m512i>(line));
+}
+
 inline void rounded_blocks(
     const DenseCall& call, const RoundedOperands& x, int64_t from, int64_t to) {
     const int64_t size = x.num_groups * rounded_record_size(x.scale_len);
@@ -56,7 +62,7 @@ inline void rounded_blocks(
                     const Pair more = load_block(bias, width);
                     result = {add(result.first, more.first), add(result.second, more.second)};
                 }
-                store_block(y, result, width);
+                store_past_caches(y, result, width);
             }
         }
     }
@@ -71,9 +77,10 @@ inline int rounded_dense(const DenseCall& call, int64_t scale_len) {
         const auto* inputs = static_cast<const Bf16*>(call.x);
         x.make(inputs, member.from(call.num_tokens), member.to(call.num_tokens));
         member.meet();
-        member.share(num_blocks, kRoundedBlocksAtOnce, [&](int64_t from, int64_t to) {
+        member.share_out(num_blocks, [&](int64_t from, int64_t to) {
             rounded_blocks(call, x, from, to);
         });
+        _mm_sfence();  // what went past the caches is there before the team parts
     });
     return 0;
 }
