@@ -11,7 +11,8 @@
 
 namespace {
 
-constexpr int kTokenTile = 4;
+constexpr int kTokenTile = 4;   // of A x
+constexpr int kFinishTile = 8;  // of B u: rows that share what is read of B
 
 // u[i, j] = A[j] x[i] for `tokens` rows of x and kRankTile rows of A, of which `ranks` exist. `next`:
 // the rows of A that are wanted after these, to be fetched.

@@ -100,7 +100,7 @@ void finish(const LinearCall& call, const Shared<M>& shared, const Block& block,
         call.residual ? static_cast<const T*>(call.residual) + block.out_column : nullptr;
     const int64_t stop = first + rows;
     const auto finish_rows = [&](int64_t from, int64_t to, const SlotPointers& slot, const float* u) {
-        finish_tokens<T, kTokenTile>(
+        finish_tokens<T, kFinishTile>(
             to - from, slot, block, bias, tile + (from - first), u,
             y + from * group.out_features,
             residual ? residual + from * group.out_features : nullptr, group.out_features);
