@@ -29,6 +29,8 @@ class StopStrings:
         """Take the next piece: (what can be shown now, whether a stop string has appeared)."""
         if self._stopped:
             return "", True
+        if not self._patterns:  # as with most requests
+            return text, False
         pending = self._held + text
         for end, character in enumerate(text, start=len(self._held) + 1):
             complete_len = max((p.push(character) for p in self._patterns), default=0)

@@ -14,7 +14,7 @@ namespace {
 
 struct AmxArithmetic : Bf16Arithmetic {
     using Session = TileSession;
-    static constexpr int64_t kTokensApart = 128;  // decoding takes longer than multiplying
+    static constexpr int64_t kTokensApart = 128;  // a guess: decoding should take longer than multiplying
 };
 
 constexpr int kAmxDepth = kAmxBytes / sizeof(Bf16);  // k of a tile of inputs
