@@ -87,7 +87,7 @@ class DirectForward:
             return None
         try:
             table = RotaryTable(rotary, embedding.weight[:1], max_positions)
-        except (TypeError, ValueError, RuntimeError, AttributeError) as reason:
+        except (TypeError, ValueError, LookupError, RuntimeError, AttributeError) as reason:
             # a module of another kind: it wants other arguments, or gives something else
             log.info("the model keeps its own forward: %s", reason)
             return None
