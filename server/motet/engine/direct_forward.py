@@ -78,8 +78,9 @@ class DirectForward:
         decoder = getattr(model, getattr(model, "base_model_prefix", ""), None)
         head = model.get_output_embeddings()  # type: ignore[operator]
         embedding = model.get_input_embeddings()  # type: ignore[operator]
-        parts = [getattr(decoder, name, None) for name in ("rotary_emb", "norm", "layers")]
-        rotary, norm, layers = parts
+        rotary, norm, layers = (
+            getattr(decoder, name, None) for name in ("rotary_emb", "norm", "layers")
+        )
         if not (isinstance(rotary, nn.Module) and isinstance(norm, nn.Module) and head is not None):
             return None
         stack = the_one_stack(layers) if isinstance(layers, nn.ModuleList) else None
