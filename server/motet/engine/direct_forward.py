@@ -20,7 +20,7 @@ from motet.engine.layers import LayerStack, the_one_stack
 
 log = logging.getLogger(__name__)
 
-_POSITIONS_AT_ONCE = 512
+_FIRST_POSITIONS = 512
 
 
 class RotaryTable:
@@ -34,20 +34,26 @@ class RotaryTable:
         self._module = module
         self._like = like
         self._max_positions = max_positions
-        self._parts = self._ask(0)
+        self._parts = self._ask(0, _FIRST_POSITIONS)
 
     def at(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """positions int64 [1, T] -> cos and sin [1, T, D]."""
-        num_positions = int(positions.max()) + 1
-        if num_positions > self._parts[0].shape[0]:
-            self._parts = self._ask(num_positions)
+        self._grow(int(positions.max()) + 1)
         cos, sin = (part.index_select(0, positions[0])[None] for part in self._parts)
         return cos, sin
 
-    def _ask(self, num_positions: int) -> tuple[Tensor, Tensor]:
-        """cos and sin [P, D], P at least num_positions."""
-        num_positions += _POSITIONS_AT_ONCE - num_positions % _POSITIONS_AT_ONCE
-        wanted = torch.arange(min(num_positions, self._max_positions), device=self._like.device)
+    def _grow(self, num_positions: int) -> None:
+        """Hold at least so many, twice as many as before: this happens in the middle of a step."""
+        held = self._parts[0].shape[0]
+        if num_positions <= held:
+            return
+        more = self._ask(held, max(num_positions, 2 * held))
+        cos, sin = (torch.cat(pair) for pair in zip(self._parts, more, strict=True))
+        self._parts = cos, sin
+
+    def _ask(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """cos and sin [P, D] of positions [start, stop), as far as sequences may get."""
+        wanted = torch.arange(start, min(stop, self._max_positions), device=self._like.device)
         cos, sin = self._module(self._like, position_ids=wanted[None])
         return cos[0].contiguous(), sin[0].contiguous()
 

@@ -90,11 +90,11 @@ def test_the_bits_are_those_of_the_model_s_own_forward(
 
 def test_the_rotary_table_asks_no_further_than_sequences_may_get() -> None:
     """A module may answer differently for all positions once one is beyond the longest."""
-    asked: list[int] = []
+    asked: list[tuple[int, int]] = []
 
     class Recorded(LlamaRotaryEmbedding):
         def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            asked.append(int(position_ids.max()))
+            asked.append((int(position_ids.min()), int(position_ids.max())))
             return super().forward(x, position_ids)
 
     module = Recorded(tiny_config("llama"))
@@ -104,7 +104,7 @@ def test_the_rotary_table_asks_no_further_than_sequences_may_get() -> None:
         found = table.at(wanted)
         expected = LlamaRotaryEmbedding.forward(module, torch.zeros(1).bfloat16(), wanted)
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
-    assert asked == [511, 1023, 1299]
+    assert asked == [(0, 511), (512, 1023), (1024, 1299)]  # none twice
 
 
 @torch.inference_mode()

@@ -49,7 +49,7 @@ bool layers_of_part(const LayersCall& call, const int64_t* token_slots, const Me
     bool prepared = part.take(call, token_slots, member);
     Team team;
     LayerRun<M> run(part.call, part.token_slots);
-    Stopwatch watch(member.thread ? nullptr : call.seconds);
+    Stopwatch watch(part.call.seconds);
     for (int64_t i = 0; i < call.num_layers; i++) {
         prepared = prepared && run.prepare_layer(i);
         watch.lap(kStageLinears);

@@ -57,7 +57,7 @@ struct RoundedOperands {
         __m512i most = _mm512_setzero_si512();  // as bits, which compare like what they stand for
         repeat<kMostParts>([&](auto i) {
             const int64_t left = scale_len - i * 16;
-            parts[i] = left >= 16 ? load(x + i * 16) : left > 0 ? load(x + i * 16, int(left)) : splat(0.0f);
+            parts[i] = left > 0 ? load_up_to(x + i * 16, left) : splat(0.0f);
             const __m512i bits = _mm512_castps_si512(_mm512_abs_ps(parts[i]));
             most = _mm512_max_epi32(most, bits);
         });

@@ -23,7 +23,7 @@ template <class M>
 struct StepPart {
     LayerStep step;
     LayersCall call;
-    const int64_t* token_slots;
+    const int64_t* token_slots = nullptr;
 
     // The part of one thread of a team, of about the same cost as the others' and perhaps empty. False
     // if there is no memory.
